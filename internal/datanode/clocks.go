@@ -15,6 +15,13 @@ func (n *Node) now() time.Time {
 	return time.Now()
 }
 
+// leaderTime is what time it is for the leader of the meta nodes, by which shards expire. It is that of this node while
+// no leader was heard of.
+func (n *Node) leaderTime() time.Time {
+	now, _ := n.Meta.Now()
+	return now
+}
+
 // compareClock is told, once a second, how far the clock of another data node is ahead, and how wrong that may be.
 func (n *Node) compareClock(node cluster.Node, ahead, margin time.Duration) {
 	n.clocks.Observe(node.TCPAddr, clocks.Skew{By: ahead, Margin: margin})

@@ -41,7 +41,9 @@ func (n *Node) openEntropy() error {
 	n.onClose(func() error { close(stop); <-swept; return nil })
 
 	copies := n.localCopies(shards, disk, rate)
-	n.view = &view.View{State: n.Meta.State, Transport: transport.New(n.pool), NodeID: n.Meta.NodeID}
+	n.view = &view.View{
+		State: n.Meta.State, Transport: transport.New(n.pool), NodeID: n.Meta.NodeID, Now: n.leaderTime,
+	}
 	if n.cfg.AntiEntropy.Enabled {
 		if err := n.startEntropy(copies, n.view.Transport); err != nil {
 			return fmt.Errorf("open anti-entropy: %w", err)
@@ -71,7 +73,7 @@ func (n *Node) localCopies(shards *shardcopy.Server, disk local.Disk, rate *pace
 func (n *Node) startEntropy(copies *local.Local, tr entropy.Transport) error {
 	s, err := service.New(n.cfg.AntiEntropy, service.Deps{
 		Dir: n.cfg.entropyDir(), Meta: n.Meta, Local: copies, Transport: tr, Limit: copies.Limit, Pace: copies.Pace,
-		Log: n.log,
+		Leader: n.leaderTime, Log: n.log,
 	})
 	if err != nil {
 		return err

@@ -20,13 +20,20 @@ type Cluster struct {
 	Local     entropy.Replica
 	Transport entropy.Transport
 	Now       func() time.Time
+	Leader    func() time.Time // the time of the meta nodes' leader, by which shards expire; Now when nil
 }
 
 // Self is this node's ID.
 func (c Cluster) Self() uint64 { return c.Meta.NodeID() }
 
 // Live are the shards of the metadata that have not expired, by ID.
-func (c Cluster) Live() map[uint64]cluster.Shard { return c.Meta.State().Live(c.Now()) }
+func (c Cluster) Live() map[uint64]cluster.Shard {
+	now := c.Now
+	if c.Leader != nil {
+		now = c.Leader
+	}
+	return c.Meta.State().Live(now())
+}
 
 // Known reports whether the metadata is there: without it nothing is known to be gone.
 func (c Cluster) Known() bool {

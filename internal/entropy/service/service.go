@@ -54,6 +54,7 @@ type Deps struct {
 
 	Reconciler reconcile.Reconciler                 // reconcile.Rateless when nil
 	Now        func() time.Time                     // time.Now when nil
+	Leader     func() time.Time                     // the time by which shards expire; Now when nil
 	After      func(time.Duration) <-chan time.Time // time.After when nil
 }
 
@@ -96,8 +97,10 @@ func New(cfg entropy.Config, deps Deps) (*Service, error) {
 		return nil, errors.Join(err, q.close())
 	}
 	s := &Service{
-		cluster: copies.Cluster{Meta: deps.Meta, Local: deps.Local, Transport: deps.Transport, Now: deps.Now},
-		local:   deps.Local, limit: deps.Limit, report: report, queue: q,
+		cluster: copies.Cluster{
+			Meta: deps.Meta, Local: deps.Local, Transport: deps.Transport, Now: deps.Now, Leader: deps.Leader,
+		},
+		local: deps.Local, limit: deps.Limit, report: report, queue: q,
 	}
 	s.teller = teller{cluster: s.cluster, report: report}
 	s.cfg.Store(&cfg)
