@@ -26,9 +26,10 @@ func wide(fields int) string {
 func TestStatementsAreCountedBeforeTheyAreCompiled(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int64
-	c := newTestCluster(t, testOptions{nodes: 1, replicas: 1, idle: 1, wrap: func(id uint64, s *Server) rpc.QueryServer {
+	count := func(id uint64, s *Server) rpc.QueryServer {
 		return faulty{QueryServer: s, id: id, serve: func(context.Context, uint64) error { asked.Add(1); return nil }}
-	}})
+	}
+	c := newTestCluster(t, testOptions{nodes: 1, replicas: 1, idle: 1, wrap: count})
 	c.write(t, wide(1000))
 	requests := &budget.Requests{}
 	n, b := c.executing(t, c.nodes[1], newPool(t), 16<<20, requests)
@@ -36,7 +37,8 @@ func TestStatementsAreCountedBeforeTheyAreCompiled(t *testing.T) {
 		request := &budget.Request{Share: b.Open(), Streamed: true}
 		defer request.Close()
 		before := asked.Load()
-		return n.run(t, text, query.ExecutionOptions{ChunkSize: 100, NodeID: requests.Add(request)}), asked.Load() - before
+		got := n.run(t, text, query.ExecutionOptions{ChunkSize: 100, NodeID: requests.Add(request)})
+		return got, asked.Load() - before
 	}
 	for _, text := range []string{
 		"SELECT max(*), min(*), count(*), sum(*) FROM wide",
@@ -64,7 +66,8 @@ func TestOwnersDoNotPlanWideStatements(t *testing.T) {
 		known.fields[fmt.Sprintf("f%d", i)] = influxql.Float
 	}
 	for text, want := range map[string]bool{
-		"SELECT max(f1) FROM db0.rp0.wide": true, "SELECT max(*) FROM db0.rp0.wide": false, "SELECT * FROM db0.rp0.wide": false,
+		"SELECT max(f1) FROM db0.rp0.wide": true, "SELECT max(*) FROM db0.rp0.wide": false,
+		"SELECT * FROM db0.rp0.wide": false,
 	} {
 		r := &rpc.SelectRequest{ShardIds: []uint64{1}, Statement: []byte(text), MaxTime: day}
 		if got := s.plan(t.Context(), r, &rpc.FieldDimensionsResponse{}, known); (got != nil) != want {

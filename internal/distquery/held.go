@@ -225,7 +225,9 @@ func (h *holding) count(itr query.Iterator, share *budget.Share, opt query.Itera
 			return math.Float64bits(p.Value), ""
 		})
 	case query.IntegerIterator:
-		return newHeld(itr, of, integerFields, func(p *query.IntegerPoint) (uint64, string) { return uint64(p.Value), "" })
+		return newHeld(itr, of, integerFields, func(p *query.IntegerPoint) (uint64, string) {
+			return uint64(p.Value), ""
+		})
 	case query.UnsignedIterator:
 		return newHeld(itr, of, unsignedFields, func(p *query.UnsignedPoint) (uint64, string) { return p.Value, "" })
 	case query.StringIterator:
