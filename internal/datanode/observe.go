@@ -2,6 +2,7 @@ package datanode
 
 import (
 	"fmt"
+	"net/url"
 	"strconv"
 	"sync"
 
@@ -44,7 +45,17 @@ func (r *reporters) Statistics(tags map[string]string) []models.Statistic {
 	for _, part := range list {
 		out = append(out, part.Statistics(tags)...)
 	}
+	for _, s := range out {
+		redact(s.Tags)
+	}
 	return out
+}
+
+// redact takes the password out of the URL of a subscription: users without privileges read /metrics.
+func redact(tags map[string]string) {
+	if u, err := url.Parse(tags["destination"]); err == nil && u.User != nil {
+		tags["destination"] = u.Redacted()
+	}
 }
 
 // newMonitor makes the monitor, which is not yet open.

@@ -10,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -18,10 +19,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -194,6 +198,7 @@ func TestClusterOverTLSWithUsers(t *testing.T) {
 	})
 	t.Run("each route of a data node is guarded", s.testDataRoutes)
 	t.Run("where databases are named, a reader sees its own", s.testShardStatus)
+	t.Run("only readers see series and values", s.testWhoSeesWhat)
 	t.Run("each route of a meta node is guarded", s.testMetaRoutes)
 	t.Run("each route of the page is guarded", s.testPage)
 	t.Run("who loses all rights may do nothing", s.testRevokeAll)
@@ -355,6 +360,108 @@ func (s *secure) testShardStatus(t *testing.T) {
 		}
 		if !slices.Equal(names, want) {
 			t.Errorf("/shard-status by %s has the databases %v, want %v", user, names, want)
+		}
+	}
+}
+
+// testWhoSeesWhat asks the routes that name databases, series or values as a user without a privilege, as one who may
+// manage shards and nothing else, and as an administrator.
+func (s *secure) testWhoSeesWhat(t *testing.T) {
+	for _, text := range []string{
+		"CREATE USER nobody WITH PASSWORD 'pw'", "CREATE USER \"shards\" WITH PASSWORD 'pw'",
+		"CREATE DATABASE hiddendb WITH REPLICATION 2",
+		"CREATE SUBSCRIPTION sub ON hiddendb.autogen DESTINATIONS ALL 'http://me:hiddenpassword@127.0.0.1:9'",
+	} {
+		if code, body := s.query(t, 0, "root", text); code != 200 || strings.Contains(body, "error") {
+			t.Fatalf("%s: %d %s", text, code, body)
+		}
+	}
+	grant := `{"action": "add-permissions", "user": {"name": "shards", "permissions": {"": ["ManageShard"]}}}`
+	if code, body := s.askAt(t, s.Meta.HTTPAddr(), "root", "POST", "/user", nil, grant); code != 200 {
+		t.Fatalf("grant: %d %s", code, body)
+	}
+	at := time.Now().Add(-8 * 24 * time.Hour).Truncate(time.Second) // a shard that nobody writes to
+	line := fmt.Sprintf("hiddenseries,host=a hiddenfield=%%di %d", at.UnixNano())
+	if code, body := s.ask(t, 0, "root", "POST", "/write", url.Values{"db": {"hiddendb"}, "consistency": {"all"}},
+		fmt.Sprintf(line, 0)); code != 204 {
+		t.Fatalf("write: %d %s", code, body)
+	}
+	var shard uint64
+	for _, sh := range s.Data[0].Meta.State().Shards() {
+		if sh.Database == "hiddendb" {
+			shard = sh.ID
+		}
+	}
+	for node := range s.Data { // two nodes have two values of one point
+		points, err := models.ParsePointsString(fmt.Sprintf(line, 4242420+node))
+		if err == nil {
+			err = s.Data[node].Store.WriteToShard(tsdb.WriteContext{}, shard, points)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := url.Values{"id": {strconv.FormatUint(shard, 10)}}
+	if err := s.Wait(s.ctx, func() bool {
+		s.ask(t, 0, "root", "POST", "/shard-repair/repair", id, "")
+		_, body := s.ask(t, 0, "root", "GET", "/shard-repair/repairs", nil, "")
+		return strings.Contains(body, "424242")
+	}); err != nil {
+		t.Fatal("no repair decided the conflict")
+	}
+	const (
+		series   = "hiddenseries hiddenfield 424242" // and values
+		database = "hiddendb"
+	)
+	secret := func(body, of string) string {
+		for _, word := range strings.Fields(of) {
+			if strings.Contains(body, word) {
+				return word
+			}
+		}
+		return ""
+	}
+	data, meta := s.Data[0].HTTPAddr(), s.Meta.HTTPAddr()
+	for _, r := range []struct {
+		addr, path                 string
+		nobody, shards             int    // codes
+		fromNobody, fromShards     string // what their answers must not have
+		rootSees, subscriptionShow string // what the answer to an administrator has
+	}{
+		{data, "/shard-repair/status", 200, 200, series + " " + database, series, "", ""},
+		{data, "/shard-repair/repairs", 403, 200, "", series, "hiddenseries", ""},
+		{data, "/shard-repair/diff", 403, 403, "", "", "", ""},
+		{data, "/shard-status", 200, 200, series + " " + database, series, database, ""},
+		{data, "/debug/vars", 403, 403, "", "", database, ""},
+		{data, "/metrics", 200, 200, series, series, database, "127.0.0.1:9"},
+		{meta, "/shard-repair/status", 200, 200, series + " " + database, series, "", ""},
+		{meta, "/shard-repair/repairs", 403, 200, "", series, "hiddenseries", ""},
+		{meta, "/shard-repair/diff", 403, 403, "", "", "", ""},
+		{meta, "/show-shards", 403, 200, "", series, database, ""},
+		{meta, "/show-cluster", 403, 403, "", "", "", ""},
+		{meta, "/shard-copies", 403, 200, "", series, "", ""},
+		{meta, "/metrics", 200, 200, series + " " + database, series + " " + database, "", ""},
+		{meta, "/status", 200, 200, series + " " + database, series + " " + database, "", ""},
+	} {
+		for user, want := range map[string]struct {
+			code   int
+			hidden string
+		}{
+			"nobody": {r.nobody, r.fromNobody}, "shards": {r.shards, r.fromShards}, "root": {200, ""},
+		} {
+			code, body := s.askAt(t, r.addr, user, "GET", r.path, id, "")
+			if code != want.code && !(want.code == 403 && strings.Contains(body, "error")) {
+				t.Errorf("%s by %s: %d %.200s, want %d", r.path, user, code, body, want.code)
+			}
+			if found := secret(body, want.hidden); found != "" {
+				t.Errorf("%s tells %s to %s", r.path, found, user)
+			}
+			if strings.Contains(body, "hiddenpassword") {
+				t.Errorf("%s tells %s the password of a subscription", r.path, user)
+			}
+			if user == "root" && !(strings.Contains(body, r.rootSees) && strings.Contains(body, r.subscriptionShow)) {
+				t.Errorf("%s does not tell root %s: %s", r.path, r.rootSees, body)
+			}
 		}
 	}
 }

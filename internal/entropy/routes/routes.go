@@ -79,7 +79,7 @@ type access int
 
 const (
 	everyUser access = iota // what is of databases that the user may not read is left out
-	managers                // the call is about shards and their repairs
+	managers                // the call is about shards and their repairs; see hide
 	admins                  // the call names series and values, or sets values aside
 )
 
@@ -396,16 +396,31 @@ func (h *handler) maxRate(w http.ResponseWriter, r *http.Request, params url.Val
 	return nil
 }
 
+// hidden is in place of a reason that may name series.
+const hidden = "the reason may name series: this needs ReadData for the database"
+
+// hide leaves out of a repair what names series or holds values.
+func hide(r *entropy.RepairRecord) {
+	r.Decided, r.Refusals = nil, nil
+	if r.Error != "" {
+		r.Error = hidden
+	}
+}
+
 func (h *handler) repairs(w http.ResponseWriter, r *http.Request, _ url.Values) error {
 	all, err := h.view.Repairs(r.Context())
 	if err != nil {
 		return err
 	}
+	user, state := h.userOf(r), h.view.State()
 	out := api.Repairs{
 		Repairs: make([]api.Repair, len(all.Repairs)), Paused: all.Paused, MaxRates: all.MaxRates,
 		Unreachable: all.Unreachable,
 	}
 	for i, r := range all.Repairs {
+		if user != nil && !state.MaySee(user, r.Database) {
+			hide(&r.RepairRecord)
+		}
 		out.Repairs[i] = api.Repair{
 			ID: strconv.FormatUint(r.ShardID, 10), RepairID: r.RepairRecord.ID(),
 			Database: r.Database, RetentionPolicy: r.RetentionPolicy, State: string(r.State), Node: r.Node,

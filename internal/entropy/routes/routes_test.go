@@ -385,6 +385,44 @@ func TestStatusIsOfWhatTheUserMayRead(t *testing.T) {
 	}
 }
 
+// Who manages shards sees repairs of all databases, and series and values of those that it may read.
+func TestRepairsTellSeriesToReadersAlone(t *testing.T) {
+	t.Parallel()
+	c, controls := viewCluster()
+	controls[0].Records = []entropy.RepairRecord{{
+		ShardID: 1, State: entropy.Failed, Points: 3, Conflicts: 1, Refused: 1, Error: "apply hidden-series: no",
+		Decided: []entropy.Decision{{
+			Series: "hidden-series", Field: "hidden-field", Value: "hidden-value",
+			Held: []entropy.Held{{Node: "data1:8088", Value: "hidden-value"}},
+		}},
+		Refusals: []entropy.Refusal{{Series: "hidden-series", Field: "hidden-field"}},
+	}}
+	manages := cluster.Grants{"": cluster.ManageShard}
+	for _, tt := range []struct {
+		name string
+		user meta.User
+		sees bool
+	}{
+		{"without authentication", nil, true},
+		{"who manages shards", &cluster.User{Grants: manages}, false},
+		{"who also reads another", &cluster.User{Grants: cluster.Grants{
+			"": cluster.ManageShard, "other": cluster.ReadData,
+		}}, false},
+		{"who also reads it", &cluster.User{Grants: cluster.Grants{
+			"": cluster.ManageShard, "db": cluster.ReadData,
+		}}, true},
+	} {
+		h := NewHandler(metaView(c), func(*http.Request) meta.User { return tt.user })
+		body := do(h, "GET", "/shard-repair/repairs", "").Body.String()
+		if strings.Contains(body, "hidden-") != tt.sees || strings.Contains(body, hidden) == tt.sees {
+			t.Errorf("%s: %s", tt.name, body)
+		}
+		if !strings.Contains(body, `"state":"failed"`) || !strings.Contains(body, `"points":3,"conflicts":1`) {
+			t.Errorf("%s: the rest is missing: %s", tt.name, body)
+		}
+	}
+}
+
 func TestViewBeforeTheNodeJoined(t *testing.T) {
 	v := &view.View{State: func() *cluster.State { return nil }}
 	if st, err := v.Status(context.Background(), false); err != nil || len(st.Shards) != 0 {
