@@ -53,6 +53,14 @@ func May(user meta.User, p Permissions, database string) bool {
 // MayRead reports whether a user may read a database. Without authentication there is no user, and everybody may.
 func MayRead(user meta.User, database string) bool { return May(user, ReadData, database) }
 
+// AllUsers returns the users without those of LDAP. They are not to be changed.
+func (s *State) AllUsers() []meta.UserInfo {
+	if s == nil || s.Data == nil {
+		return nil
+	}
+	return s.Data.Users
+}
+
 // User returns a user with all grants, as a copy; nil when there is none.
 func (s *State) User(name string) *User {
 	info, _ := s.Data.User(name).(*meta.UserInfo)

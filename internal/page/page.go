@@ -78,6 +78,7 @@ func New(d Deps) *Page {
 			}
 			return d.State().User(name)
 		},
+		all:      func() []emeta.UserInfo { return d.State().AllUsers() },
 		ldap:     d.LDAP,
 		anyAdmin: func() bool { return d.LDAP.On() || d.State().AdminExists() },
 	}

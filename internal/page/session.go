@@ -75,6 +75,7 @@ var nobody emeta.User = &emeta.UserInfo{}
 type sessions struct {
 	on        bool // clients must log in
 	users     func(name string) *cluster.User
+	all       func() []emeta.UserInfo // without those of LDAP
 	anyAdmin  func() bool
 	passwords *password.Checker
 	ldap      *ldap.Users              // nil for none
@@ -140,7 +141,7 @@ func (s *sessions) check(name, given string) (*login, error) {
 		return &login{of: s, name: u.Name, hash: u.Hash, began: s.now(), used: s.now()}, nil
 	}
 	u := s.users(name)
-	if err := s.passwords.Check(u.Info(), given); errors.Is(err, password.ErrBusy) {
+	if err := s.passwords.Check(s.all(), u.Info(), name, given); errors.Is(err, password.ErrBusy) {
 		return nil, err
 	} else if err != nil {
 		return nil, errWrong

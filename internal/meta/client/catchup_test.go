@@ -345,3 +345,42 @@ func TestDeletedShardIsKnown(t *testing.T) {
 		}
 	}
 }
+
+// A password counts at once on a node that is behind, also when the node was asked for it before. A wrong one costs a
+// question to the leader for a user that there is, and for one that there is not.
+func TestPasswordsOfOtherNodesCountAtOnce(t *testing.T) {
+	t.Parallel()
+	m := metatest.New(t, true)
+	c := joinedAlone(t, m)
+	refused := func(name, given string) {
+		t.Helper()
+		if _, err := c.Authenticate(name, given); err == nil {
+			t.Fatalf("%s may log in with %s", name, given)
+		}
+	}
+	change := func(action, given string) {
+		t.Helper()
+		body := fmt.Sprintf(`{"action":%q,"user":{"name":"ann","password":%q}}`, action, given)
+		if code, body := metatest.Post(t, m.URL("/user"), body); code != 200 {
+			t.Fatalf("%d %s", code, body)
+		}
+	}
+	refused("ann", "p1")
+	for i, action := range []string{"create", "change-password"} {
+		given := fmt.Sprint("p", i+1)
+		change(action, given)
+		if _, err := c.Authenticate("ann", given); err != nil {
+			t.Errorf("%s: %v", action, err)
+		}
+	}
+	refused("ann", "p1")
+	for _, name := range []string{"ann", "nobody"} {
+		if code, body := metatest.Post(t, m.URL("/user"),
+			fmt.Sprintf(`{"action":"create","user":{"name":"of-%s","password":"p"}}`, name)); code != 200 {
+			t.Fatalf("%d %s", code, body)
+		}
+		if refused(name, "wrong"); c.State().Index != m.State().Index {
+			t.Errorf("the leader is not asked for a wrong password of %s", name)
+		}
+	}
+}

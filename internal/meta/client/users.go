@@ -90,7 +90,9 @@ func (u *users) SetAdminPrivilege(username string, admin bool) error {
 	return u.sender.Execute(cluster.SetAdminPrivilege{User: username, Admin: admin})
 }
 
-// Authenticate checks a password: against the user's current hash, or while LDAP is on, with its servers.
+// Authenticate checks a password: against the user's current hash, or while LDAP is on, with its servers. Another node
+// may have made the user or changed the password a moment ago, so the leader is asked before a password is refused. Both
+// are done for users that are not there, too, so that the time of an answer does not tell which there are.
 func (u *users) Authenticate(username, password string) (emeta.User, error) {
 	if u.ldap.On() {
 		user, err := u.ldap.Authenticate(username, password)
@@ -99,11 +101,29 @@ func (u *users) Authenticate(username, password string) (emeta.User, error) {
 		}
 		return user, nil
 	}
-	user := u.UserInfo(username)
-	if err := u.passwords.Check(user.Info(), password); err != nil {
+	check := func() (*cluster.User, error) {
+		st := u.copied.State()
+		user := st.User(username)
+		return user, u.passwords.Check(st.AllUsers(), user.Info(), username, password)
+	}
+	user, err := check()
+	if refused(err) && u.refresher.Refresh() == nil && changed(user, u.copied.State().User(username)) {
+		user, err = check()
+	}
+	if err != nil {
 		return nil, err
 	}
 	return user, nil
+}
+
+// refused reports whether a password was compared, and is not the right one.
+func refused(err error) bool {
+	return errors.Is(err, emeta.ErrUserNotFound) || errors.Is(err, emeta.ErrAuthenticate)
+}
+
+// changed reports whether a password that one user was refused for may be that of the other.
+func changed(from, to *cluster.User) bool {
+	return to != nil && (from == nil || from.Hash != to.Hash)
 }
 
 // User returns a user, with the grants of its roles.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
+	"hash/maphash"
 	"runtime"
 	"sync"
 
@@ -19,8 +20,7 @@ import (
 // work on two processors.
 const maxWaiting = 64
 
-// noHash is what the password of an unknown user is compared with, so that the time of an answer does not tell which
-// users there are. It costs as much as the hashes of users.
+// noHash is what the password of an unknown user is compared with while there are no users.
 const noHash = "$2a$10$7EqJtq98hPqEX7fNZaFWoOe5ZQ8yQ1vJm5uQf3fC0o9x1mWlQxqPa"
 
 // ErrBusy says that a password was not looked at.
@@ -34,6 +34,8 @@ var ErrBusy = errors.New("too many passwords are being checked: try again in a f
 type Checker struct {
 	waiting chan struct{} // has an entry for each password that is being compared or waits
 	running chan struct{} // has an entry for each comparison
+	seed    maphash.Seed  // chooses stand-ins
+	match   func(hash, password string) bool
 
 	mu    sync.Mutex
 	right map[string]remembered // by user
@@ -50,7 +52,7 @@ type remembered struct {
 func NewChecker() *Checker {
 	return &Checker{
 		waiting: make(chan struct{}, maxWaiting), running: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
-		right: make(map[string]remembered),
+		seed: maphash.MakeSeed(), match: passwordhash.Match, right: make(map[string]remembered),
 	}
 }
 
@@ -58,11 +60,11 @@ func saltedSum(salt [16]byte, password string) [sha256.Size]byte {
 	return sha256.Sum256(append(salt[:], password...))
 }
 
-// Check compares a password with that of a user, nil for an unknown one. It returns emeta.ErrUserNotFound,
-// emeta.ErrAuthenticate or ErrBusy.
-func (c *Checker) Check(u *emeta.UserInfo, password string) error {
+// Check compares a password with that of the user of a name, nil for an unknown one. users are those that there are. It
+// returns emeta.ErrUserNotFound, emeta.ErrAuthenticate or ErrBusy.
+func (c *Checker) Check(users []emeta.UserInfo, u *emeta.UserInfo, name, password string) error {
 	if u == nil {
-		if err := c.compare(noHash, password); errors.Is(err, ErrBusy) {
+		if err := c.compare(c.standIn(users, name), password); errors.Is(err, ErrBusy) {
 			return err
 		}
 		return emeta.ErrUserNotFound
@@ -87,6 +89,15 @@ func (c *Checker) Check(u *emeta.UserInfo, password string) error {
 	return nil
 }
 
+// standIn is what the password of an unknown user is compared with, so that the time of an answer does not tell which
+// users there are: the hash of one of them, for each name the same one. Hashes differ in kind and cost.
+func (c *Checker) standIn(users []emeta.UserInfo, name string) string {
+	if len(users) == 0 {
+		return noHash
+	}
+	return users[maphash.String(c.seed, name)%uint64(len(users))].Hash
+}
+
 // Reserve takes one of the places for passwords that are being compared or wait, until release is called. It returns
 // ErrBusy when all are taken.
 func (c *Checker) Reserve() (release func(), err error) {
@@ -108,7 +119,7 @@ func (c *Checker) compare(hash, password string) error {
 	defer release()
 	c.running <- struct{}{}
 	defer func() { <-c.running }()
-	if !passwordhash.Match(hash, password) {
+	if !c.match(hash, password) {
 		return emeta.ErrAuthenticate
 	}
 	return nil

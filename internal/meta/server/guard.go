@@ -168,8 +168,9 @@ func (g *guard) login(name, given string) (*cluster.User, error) {
 	if g.ldap.On() {
 		return g.ldap.Authenticate(name, given)
 	}
-	u := g.state().User(name)
-	return u, g.passwords.Check(u.Info(), given)
+	st := g.state()
+	u := st.User(name)
+	return u, g.passwords.Check(st.AllUsers(), u.Info(), name, given)
 }
 
 // toLeader answers on the leader, and elsewhere with 307 and where that is.
