@@ -69,7 +69,7 @@ func TestFloodOfWrongPasswords(t *testing.T) {
 		if code, err := ask(ctx, "GET", tt.url, "root", "pw", ""); err != nil || code != 200 {
 			t.Fatalf("%s: %d %v", tt.name, code, err)
 		}
-		const flood = 400
+		const flood = 200
 		var mu sync.Mutex
 		codes := make(map[int]int)
 		var calls sync.WaitGroup
