@@ -59,6 +59,8 @@ func Start(o Options) (_ *Node, err error) {
 	dc.Dir, dc.WALDir, dc.Index = filepath.Join(o.Dir, "data"), filepath.Join(o.Dir, "wal"), o.Index
 	n.store = tsdb.NewStore(dc.Dir)
 	n.store.EngineOptions.Config = dc
+	// It frees the caches of shards that seem cold, and at times a new one with the first write to it.
+	n.store.EngineOptions.MonitorDisabled = true
 	n.store.EngineOptions.EngineVersion, n.store.EngineOptions.IndexVersion = dc.Engine, dc.Index
 	if err := n.open("the store", n.store.Open, n.store.Close); err != nil {
 		return nil, err
