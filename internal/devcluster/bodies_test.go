@@ -6,12 +6,43 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
 	"strings"
 	"testing"
 	"time"
 
 	"concord/internal/page"
 )
+
+// heapPeak returns by how many bytes the heap of this process grew at most while do ran.
+func heapPeak(do func()) int64 {
+	defer debug.SetGCPercent(debug.SetGCPercent(10)) // garbage is not to count
+	runtime.GC()
+	heap := func() int64 {
+		s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+		metrics.Read(s)
+		return int64(s[0].Value.Uint64())
+	}
+	before, peak := heap(), int64(0)
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for tick := time.Tick(2 * time.Millisecond); ; {
+			select {
+			case <-tick:
+				peak = max(peak, heap()-before)
+			case <-stop:
+				return
+			}
+		}
+	}()
+	do()
+	close(stop)
+	<-stopped
+	return peak
+}
 
 // endless is a body of 600 MB that is in no memory.
 func endless(begin string) io.Reader {
