@@ -264,7 +264,8 @@ func (c *Config) engine() tsdb.Config {
 		e.MaxConcurrentDeletes = runtime.GOMAXPROCS(0)
 	}
 	if e.Index == tsdb.InmemIndexName {
-		// All shards of a database share this index, and a delete sorts it while one of another shard reads it.
+		// All shards of a database share this index. A delete that drops a series sorts the IDs of its measurement in
+		// place, while one of another shard still reads that slice: it would leave out series.
 		e.MaxConcurrentDeletes = 1
 	}
 	return e.Config

@@ -1,8 +1,11 @@
 package deletes
 
 import (
+	"cmp"
 	"fmt"
+	"os"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb"
@@ -14,9 +17,15 @@ import (
 // BenchmarkDelete is what deletes cost a store with many small shards, on one shard at a time and on as many as there
 // are processors. Half of the series in each shard go, and then their measurement.
 func BenchmarkDelete(b *testing.B) {
-	const shards = 1500
+	shards := cmp.Or(intEnv("SHARDS"), 1500)
+	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
+		b.Run(index, func(b *testing.B) { benchmarkDelete(b, index, uint64(shards)) })
+	}
+}
+
+func benchmarkDelete(b *testing.B, index string, shards uint64) {
 	s := mustStore(b)
-	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName // with the other one, deletes run on one shard at a time
+	s.EngineOptions.IndexVersion = index
 	fill := func(b *testing.B) {
 		for id := uint64(1); id <= shards; id++ {
 			if s.Shard(id) == nil {
@@ -39,6 +48,9 @@ func BenchmarkDelete(b *testing.B) {
 		{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m"},
 	} {
 		for _, n := range []int{1, runtime.GOMAXPROCS(0)} {
+			if n > 1 && index == tsdb.InmemIndexName {
+				continue // shards share this index: see Config.engine in package datanode
+			}
 			b.Run(fmt.Sprintf("%v/parallel=%d", r.Kind, n), func(b *testing.B) {
 				s.EngineOptions.Config.MaxConcurrentDeletes = n
 				for b.Loop() {
@@ -52,6 +64,12 @@ func BenchmarkDelete(b *testing.B) {
 			})
 		}
 	}
+}
+
+// intEnv is a number of the environment, 0 for none.
+func intEnv(name string) int {
+	n, _ := strconv.Atoi(os.Getenv(name))
+	return n
 }
 
 func must[T any](v T, err error) T {

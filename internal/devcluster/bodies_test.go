@@ -58,8 +58,8 @@ func (letters) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestBodiesOfAnySizeTakeLittleMemory sends 600 MB, and 1 GB as gzip, to every route of a data node and a meta node. It is
-// not parallel: it measures the memory of all.
+// TestBodiesOfAnySizeTakeLittleMemory sends 600 MB, and 1 GB as gzip, to every route of a data node and a meta node. It
+// is not parallel: it measures the memory of all.
 func TestBodiesOfAnySizeTakeLittleMemory(t *testing.T) {
 	ctx, c := mustStart(t, 1)
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)

@@ -16,8 +16,8 @@ import (
 	"concord/internal/meta/metaconfig"
 )
 
-// TestFloodOfWrongPasswords sends more wrong passwords to a node than it compares at the same time, for a user that there
-// is and for users that there are not. Who has logged in before is answered at once.
+// TestFloodOfWrongPasswords sends more wrong passwords to a node than it compares at the same time, for a user that
+// there is and for users that there are not. Who has logged in before is answered at once.
 func TestFloodOfWrongPasswords(t *testing.T) {
 	t.Parallel()
 	hash, err := bcrypt.GenerateFromPassword([]byte("pw"), 7) // an eighth of the usual cost: the test is short
