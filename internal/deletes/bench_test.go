@@ -1,11 +1,9 @@
 package deletes
 
 import (
-	"cmp"
+	"flag"
 	"fmt"
-	"os"
 	"runtime"
-	"strconv"
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb"
@@ -14,12 +12,13 @@ import (
 	"concord/internal/rpc"
 )
 
+var shards = flag.Uint64("shards", 1500, "shards of BenchmarkDelete")
+
 // BenchmarkDelete is what deletes cost a store with many small shards, on one shard at a time and on as many as there
 // are processors. Half of the series in each shard go, and then their measurement.
 func BenchmarkDelete(b *testing.B) {
-	shards := cmp.Or(intEnv("SHARDS"), 1500)
 	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
-		b.Run(index, func(b *testing.B) { benchmarkDelete(b, index, uint64(shards)) })
+		b.Run(index, func(b *testing.B) { benchmarkDelete(b, index, *shards) })
 	}
 }
 
@@ -64,12 +63,6 @@ func benchmarkDelete(b *testing.B, index string, shards uint64) {
 			})
 		}
 	}
-}
-
-// intEnv is a number of the environment, 0 for none.
-func intEnv(name string) int {
-	n, _ := strconv.Atoi(os.Getenv(name))
-	return n
 }
 
 func must[T any](v T, err error) T {
