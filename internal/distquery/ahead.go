@@ -20,8 +20,8 @@ import (
 // one twice costs more than a round trip.
 const maxTextAhead = 16 << 10
 
-// maxColumnsAhead bounds the columns of such a statement: to plan a wide one takes longer than a round trip, too, and the
-// asking node waits for the schema meanwhile.
+// maxColumnsAhead bounds the columns of such a statement: to plan a wide one takes longer than a round trip, too, and
+// the asking node waits for the schema meanwhile.
 const maxColumnsAhead = 4096
 
 // textAhead returns the text of a statement that nodes may begin, empty for others: it reads points of one

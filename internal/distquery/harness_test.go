@@ -101,8 +101,8 @@ func mustStore(t testing.TB, index string) *tsdb.Store {
 	return s
 }
 
-// notWithRace leaves out a test that does many things, or large ones, one after the other. The race detector, which runs
-// with -short, is slow with these. It sees in them what it sees in the others.
+// notWithRace leaves out a test that does many things, or large ones, one after the other. The race detector is slow
+// with these, and sees in them what it sees in the others. It runs with -short.
 func notWithRace(t testing.TB) {
 	t.Helper()
 	if testing.Short() {

@@ -91,8 +91,8 @@ func (u *users) SetAdminPrivilege(username string, admin bool) error {
 }
 
 // Authenticate checks a password: against the user's current hash, or while LDAP is on, with its servers. Another node
-// may have made the user or changed the password a moment ago, so the leader is asked before a password is refused. Both
-// are done for users that are not there, too, so that the time of an answer does not tell which there are.
+// may have made the user or changed the password a moment ago, so the leader is asked before a password is refused.
+// Both are done for users that are not there, too, so that the time of an answer does not tell which there are.
 func (u *users) Authenticate(username, password string) (emeta.User, error) {
 	if u.ldap.On() {
 		user, err := u.ldap.Authenticate(username, password)
