@@ -5,7 +5,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"regexp"
 	"slices"
@@ -107,28 +106,7 @@ func TestQueryThatNeedsTooMuchMemoryEndsOneOwner(t *testing.T) {
 }
 
 // exchanges is how many exchanges of what nodes know of their copies a node had.
-func exchanges(t *testing.T, addr string) (n float64) {
-	t.Helper()
-	resp, err := http.Get("http://" + addr + "/debug/vars")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	vars := make(map[string]json.RawMessage)
-	if err := json.NewDecoder(resp.Body).Decode(&vars); err != nil {
-		t.Fatal(err)
-	}
-	for _, v := range vars {
-		var stat struct {
-			Name   string
-			Values struct{ Exchanges float64 }
-		}
-		if json.Unmarshal(v, &stat) == nil && stat.Name == "copies" {
-			n += stat.Values.Exchanges
-		}
-	}
-	return n
-}
+func exchanges(t *testing.T, addr string) float64 { return statistic(t, addr, "copies", "exchanges") }
 
 var vmSize = regexp.MustCompile(`VmSize:\s*(\d+) kB`)
 

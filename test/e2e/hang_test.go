@@ -4,10 +4,7 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"net/http"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -93,23 +90,4 @@ func TestHungOwnerIsNotReadAndIsCaughtUpAtOnce(t *testing.T) {
 }
 
 // hinted is how many bytes a node keeps in hinted handoff.
-func hinted(t *testing.T, addr string) (bytes float64) {
-	t.Helper()
-	resp, err := http.Get("http://" + addr + "/debug/vars")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	vars := make(map[string]json.RawMessage)
-	if err := json.NewDecoder(resp.Body).Decode(&vars); err != nil {
-		t.Fatal(err)
-	}
-	for name, v := range vars {
-		var stat struct{ Values map[string]any }
-		if strings.HasPrefix(name, "hh_node") && json.Unmarshal(v, &stat) == nil {
-			n, _ := stat.Values["queueBytes"].(float64)
-			bytes += n
-		}
-	}
-	return bytes
-}
+func hinted(t *testing.T, addr string) float64 { return statistic(t, addr, "hh_node", "queueBytes") }

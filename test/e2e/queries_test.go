@@ -101,8 +101,8 @@ func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
 	}
 }
 
-// queryBytes is the memory that the queries of a node hold.
-func queryBytes(t *testing.T, addr string) (bytes float64) {
+// statistic is a value of a statistic of a node, the sum of all that have the name.
+func statistic(t *testing.T, addr, name, value string) (sum float64) {
 	t.Helper()
 	resp, err := http.Get("http://" + addr + "/debug/vars")
 	if err != nil {
@@ -116,11 +116,15 @@ func queryBytes(t *testing.T, addr string) (bytes float64) {
 	for _, v := range vars {
 		var stat struct {
 			Name   string
-			Values struct{ Bytes float64 }
+			Values map[string]any
 		}
-		if json.Unmarshal(v, &stat) == nil && stat.Name == "queryMemory" {
-			bytes += stat.Values.Bytes
+		if json.Unmarshal(v, &stat) == nil && stat.Name == name {
+			n, _ := stat.Values[value].(float64)
+			sum += n
 		}
 	}
-	return bytes
+	return sum
 }
+
+// queryBytes is the memory that the queries of a node hold.
+func queryBytes(t *testing.T, addr string) float64 { return statistic(t, addr, "queryMemory", "bytes") }
