@@ -164,7 +164,6 @@ type writers struct {
 
 	mu    sync.Mutex
 	wrote []written // by number
-	ended chan struct{}
 }
 
 // written is one write, and when it was under way.
