@@ -62,7 +62,12 @@ func (n *Node) serveNodes(copies *local.Local, control entropy.Control, shards *
 			n.log.Error("Serving other nodes ended", zap.Error(err))
 		}
 	}()
-	n.onClose(func() error { stopping.Stop(s); <-done; return nil })
+	n.onClose(func() error {
+		if stopping.Stop(s) {
+			<-done
+		}
+		return nil
+	})
 }
 
 // engineService is a service of the engine.

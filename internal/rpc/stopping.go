@@ -27,12 +27,25 @@ func NewStopping() *Stopping {
 // stopTime is how long calls may take to end.
 const stopTime = time.Second
 
-// Stop ends the queries, and the server when all calls have ended, or soon.
-func (s *Stopping) Stop(server *grpc.Server) {
+// Stop ends the queries, and the server when all calls have ended. It reports whether the server has ended. A call that
+// does not end soon is not waited for: it may wait for who stops the server. Its connection ends, and the server ends
+// with it.
+func (s *Stopping) Stop(server *grpc.Server) (ended bool) {
 	s.cancel()
-	hard := time.AfterFunc(stopTime, server.Stop)
+	all := make(chan struct{})
+	go func() {
+		defer close(all)
+		server.GracefulStop()
+	}()
+	hard := time.NewTimer(stopTime)
 	defer hard.Stop()
-	server.GracefulStop()
+	select {
+	case <-all:
+		return true
+	case <-hard.C:
+		go server.Stop() // it waits for GracefulStop, once it has closed the connections
+		return false
+	}
 }
 
 // Options make a server one whose queries end.

@@ -72,3 +72,55 @@ func TestQueriesOfAServerThatStopsSaySo(t *testing.T) {
 		}
 	}
 }
+
+// held is a node with a call that waits for something, and does not look whether its client is still there.
+type held struct {
+	UnimplementedMembershipServer
+	asked, on chan struct{}
+}
+
+func (h held) Leave(context.Context, *LeaveRequest) (*LeaveResponse, error) {
+	h.asked <- struct{}{}
+	<-h.on
+	return &LeaveResponse{}, nil
+}
+
+// A call may wait for a lock that who stops the server holds.
+func TestServerStopsBesideACallThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopping := NewStopping()
+	s := NewServer(stopping.Options()...)
+	node := held{asked: make(chan struct{}), on: make(chan struct{})}
+	RegisterMembershipServer(s, node)
+	served := make(chan struct{})
+	go func() { defer close(served); s.Serve(ln) }()
+	conn, err := grpc.NewClient("passthrough:///"+ln.Addr().String(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	called := make(chan struct{})
+	go func() {
+		defer close(called)
+		NewMembershipClient(conn).Leave(t.Context(), &LeaveRequest{})
+	}()
+	<-node.asked
+	stopped := make(chan bool, 1)
+	go func() { stopped <- stopping.Stop(s) }()
+	select {
+	case ended := <-stopped:
+		if ended {
+			t.Error("the server has ended before the call")
+		}
+	case <-time.After(20 * stopTime):
+		t.Error("who stops the server waits for the call")
+	}
+	<-called // its connection has ended
+	close(node.on)
+	<-served
+}
