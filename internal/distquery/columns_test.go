@@ -25,6 +25,7 @@ func wide(fields int) string {
 
 func TestStatementsAreCountedBeforeTheyAreCompiled(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	var asked atomic.Int64
 	count := func(id uint64, s *Server) rpc.QueryServer {
 		return faulty{QueryServer: s, id: id, serve: func(context.Context, uint64) error { asked.Add(1); return nil }}

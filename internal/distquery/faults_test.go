@@ -242,6 +242,7 @@ func TestNodeThatFallsSilentIsPassedOver(t *testing.T) {
 
 func TestShardThatAnOwnerLostIsReadFromAnother(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 4, replicas: 2})
 	c.write(t, lines(9)+odd)
 	// Each node loses another shard; every shard keeps one owner.

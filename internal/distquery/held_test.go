@@ -13,6 +13,7 @@ import (
 
 func TestWhatFunctionsKeepIsCounted(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	c.write(t, many())
 	c.write(t, lines(40))

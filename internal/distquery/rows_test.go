@@ -66,6 +66,7 @@ func merged(answer string) string {
 
 func TestPartsOfAnAnswerAreBoundedInBytes(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	var b strings.Builder
 	for i := range 12_000 {

@@ -368,6 +368,7 @@ func TestManyValuesLeaveInChunks(t *testing.T) {
 // The first rows leave while an owner has not sent the last ones, and all ends when the client leaves.
 func TestFirstRowsLeaveBeforeTheLastAreRead(t *testing.T) {
 	t.Parallel()
+	notWithRace(t)
 	var open atomic.Int64
 	c := newTestCluster(t, testOptions{nodes: 1, idle: 1, replicas: 1, wrap: func(_ uint64, s *Server) rpc.QueryServer {
 		return streaming{s, func(ctx context.Context, chunk, _ int) error {

@@ -58,6 +58,9 @@ func (o *owners) repaired(id uint64) (bytes int64, r entropy.RepairRecord) {
 
 func TestAnIsolatedPointCostsLittle(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("-short: it counts bytes of many points")
+	}
 	o := newOwners(t, 2, 10)
 	text := func(rng *rand.Rand) any { return fmt.Sprint("state ", rng.IntN(1000)) }
 	for id, tt := range []struct {
