@@ -7,11 +7,13 @@ import (
 
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/budget"
 )
 
-// BenchmarkStatements runs statements over nine shards on three nodes, of which one is asked.
-func BenchmarkStatements(b *testing.B) {
-	c := newTestCluster(b, testOptions{nodes: 3, replicas: 1})
+// fillForBench writes nine shards.
+func (c *testCluster) fillForBench(b *testing.B) {
+	b.Helper()
 	for _, n := range c.nodes {
 		n.server.Chunk = chunkSize
 	}
@@ -24,6 +26,12 @@ func BenchmarkStatements(b *testing.B) {
 		}
 		c.write(b, s.String())
 	}
+}
+
+// BenchmarkStatements runs statements over nine shards on three nodes, of which one is asked.
+func BenchmarkStatements(b *testing.B) {
+	c := newTestCluster(b, testOptions{nodes: 3, replicas: 1})
+	c.fillForBench(b)
 	for _, text := range []string{
 		`SELECT v FROM cpu`,
 		`SELECT v, i FROM cpu GROUP BY host`,
@@ -55,6 +63,33 @@ func BenchmarkStatements(b *testing.B) {
 				if rows == 0 {
 					b.Fatal("no rows")
 				}
+			}
+		})
+	}
+}
+
+// BenchmarkExecutor runs statements as a data node does: with the budget of its queries.
+func BenchmarkExecutor(b *testing.B) {
+	c := newTestCluster(b, testOptions{nodes: 3, replicas: 1})
+	c.fillForBench(b)
+	for _, n := range c.nodes {
+		n.server.Budget = budget.New(1 << 30)
+	}
+	n, _ := c.limited(b, newPool(b), 1<<30, &budget.Requests{})
+	for _, text := range []string{
+		`SELECT v FROM cpu`,
+		`SELECT v, i FROM cpu ORDER BY time DESC LIMIT 100`,
+		`SELECT count(v), sum(i), max(v) FROM cpu`,
+		`SELECT mean(v) FROM cpu WHERE time >= 0 AND time < 3d GROUP BY time(1h), host`,
+	} {
+		b.Run(text, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				n.results(b, text, query.ExecutionOptions{ChunkSize: 10_000}, func(r *query.Result) {
+					if r.Err != nil {
+						b.Fatal(r.Err)
+					}
+				})
 			}
 		})
 	}

@@ -319,7 +319,7 @@ func TestListsThatStreamAnswerAsASingleNodeDoes(t *testing.T) {
 }
 
 // results runs a statement and passes its results to see, which may end the statement.
-func (n *testNode) results(t *testing.T, text string, opt query.ExecutionOptions, see func(*query.Result)) {
+func (n *testNode) results(t testing.TB, text string, opt query.ExecutionOptions, see func(*query.Result)) {
 	t.Helper()
 	q, err := influxql.ParseQuery(text)
 	if err != nil {
