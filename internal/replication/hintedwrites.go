@@ -9,6 +9,7 @@ import (
 
 	"github.com/influxdata/influxdb/coordinator"
 	"github.com/zeebo/xxh3"
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc/status"
 
 	"concord/internal/rpc"
@@ -18,51 +19,23 @@ import (
 // when it gets no answer in time. If the first one is still being written then, it is not decoded and written once
 // more: it may have megabytes, and a node that is slow would get slower with each one. The second one waits for the
 // first one, and has its answer.
-type hintedWrites struct {
-	mu sync.Mutex
-	m  map[xxh3.Uint128]*hintedWrite // by what is in the message
-}
+type hintedWrites struct{ group singleflight.Group }
 
-// hintedWrite is one message that is being written.
-type hintedWrite struct {
-	done chan struct{} // closed when resp and err are set
-	resp *rpc.WriteShardResponse
-	err  error
-}
-
-// do writes a message, or waits for the same one that is being written.
+// do writes a message, or waits for the same one that is being written. The write goes on when its sender has left.
 func (h *hintedWrites) do(
 	ctx context.Context, r *rpc.WriteShardRequest, write func() (*rpc.WriteShardResponse, error),
 ) (*rpc.WriteShardResponse, error) {
-	key := contentOf(r)
-	h.mu.Lock()
-	if w := h.m[key]; w != nil {
-		h.mu.Unlock()
-		select {
-		case <-w.done:
-			return w.resp, w.err
-		case <-ctx.Done():
-			return nil, status.FromContextError(ctx.Err()).Err()
-		}
+	written := h.group.DoChan(contentOf(r), func() (any, error) { return write() })
+	select {
+	case w := <-written:
+		return w.Val.(*rpc.WriteShardResponse), w.Err
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	w := &hintedWrite{done: make(chan struct{}), err: errors.New("the write was interrupted")}
-	if h.m == nil {
-		h.m = make(map[xxh3.Uint128]*hintedWrite)
-	}
-	h.m[key] = w
-	h.mu.Unlock()
-	defer func() {
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.m, key)
-		close(w.done)
-	}()
-	w.resp, w.err = write()
-	return w.resp, w.err
 }
 
 // contentOf is a hash of the shard, the versions and the points of a message.
-func contentOf(r *rpc.WriteShardRequest) xxh3.Uint128 {
+func contentOf(r *rpc.WriteShardRequest) string {
 	h := xxh3.New()
 	var b []byte
 	number := func(n uint64) {
@@ -80,7 +53,8 @@ func contentOf(r *rpc.WriteShardRequest) xxh3.Uint128 {
 		number(uint64(len(p)))
 		h.Write(p)
 	}
-	return h.Sum128()
+	sum := h.Sum128().Bytes()
+	return string(sum[:])
 }
 
 // maxPatience is how many times WriteTimeout a message out of hinted handoff may take.
