@@ -138,7 +138,7 @@ func (b *Budget) reclaim() {
 			}
 		}
 		b.exceeded.Add(1)
-		most.end(fmt.Errorf("%w: it holds %s, and the budget of all queries is %s",
+		most.end(fmt.Errorf("%w: it needs %s, and all queries together may take %s",
 			ErrExceeded, size(most.leave()), size(b.max)))
 	}
 }
