@@ -171,7 +171,7 @@ func (c *Checker) check(ctx context.Context, full bool) {
 	}
 	for owner, err := range states.Failed {
 		c.Report.Errors.Add(1)
-		c.Report.Log.Warn("Cannot reach an owner: its shards are compared without it",
+		c.Report.Log.Warn("An owner does not tell of its copies: its shards are compared without them",
 			zap.String("node", c.Cluster.Addr(owner)), zap.Error(err))
 	}
 	skipped := 0
