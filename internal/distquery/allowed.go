@@ -151,19 +151,26 @@ func namesOf(sh *tsdb.Shard, mm *influxql.Measurement) []string {
 // expression together.
 func mostFields(store *tsdb.Store, ids []uint64, mm *influxql.Measurement) (most int64) {
 	for _, sh := range store.Shards(ids) {
-		engine, err := sh.Engine()
-		if err != nil {
-			continue // who reads its fields says so
-		}
-		n := 0
+		var n int64
 		for _, name := range namesOf(sh, mm) {
-			if fields := engine.MeasurementFieldSet().FieldsByString(name); fields != nil {
-				n += fields.FieldN()
-			}
+			n += fieldsIn(sh, name)
 		}
-		most = max(most, int64(n))
+		most = max(most, n)
 	}
 	return most
+}
+
+// fieldsIn is how many fields a measurement has in a shard. It is 0 for a shard that is not open: who reads it says so.
+// The shard's MeasurementFields would make a measurement that is not there.
+func fieldsIn(sh *tsdb.Shard, name string) int64 {
+	engine, err := sh.Engine()
+	if err != nil {
+		return 0
+	}
+	if fields := engine.MeasurementFieldSet().FieldsByString(name); fields != nil {
+		return int64(fields.FieldN())
+	}
+	return 0
 }
 
 // dimensionsOf are the fields and tags of a measurement in shards of this node that the user may see.

@@ -89,10 +89,7 @@ func (k *countedKeys) Next() (*query.FloatPoint, error) {
 		return p, err
 	}
 	before := k.taken
-	k.name, k.taken = p.Name, 0
-	if fields := k.shard.MeasurementFields([]byte(p.Name)); fields != nil {
-		k.taken = costOfField * int64(fields.FieldN())
-	}
+	k.name, k.taken = p.Name, costOfField*fieldsIn(k.shard, p.Name)
 	return p, k.share.Grow(k.taken - before)
 }
 
