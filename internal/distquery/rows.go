@@ -3,6 +3,7 @@ package distquery
 import (
 	"cmp"
 	"errors"
+	"runtime"
 	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
@@ -94,9 +95,16 @@ func newEmitter(cur query.Cursor, size int, part *partCount) *emitter {
 	return e
 }
 
+// yieldEvery is after how many rows a statement lets others run. The runtime lets it keep its processor for 10 ms, which
+// a small request beside it would wait for at each of its steps.
+const yieldEvery = 64
+
 // next returns the next part of a series, nil at the end. partial is whether there are more parts of the answer.
 func (e *emitter) next() (done *models.Row, partial bool, err error) {
-	for {
+	for n := 1; ; n++ {
+		if n%yieldEvery == 0 {
+			runtime.Gosched()
+		}
 		var row query.Row
 		if !e.Scan(&row) {
 			done, e.row = e.row, nil
