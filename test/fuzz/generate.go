@@ -53,8 +53,9 @@ const (
 func known() []request {
 	form := func(q string) request {
 		return request{
-			kind: "known", method: "POST", path: "/query", header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"},
-			body: []byte(url.Values{"db": {"known"}, "q": {q}}.Encode()),
+			kind: fmt.Sprintf("known: %.24s", q), method: "POST", path: "/query",
+			header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"},
+			body:   []byte(url.Values{"db": {"known"}, "q": {q}}.Encode()),
 		}
 	}
 	var wide bytes.Buffer
@@ -67,15 +68,15 @@ func known() []request {
 		form("SELECT " + strings.Repeat("(", 1_000_000)),
 		form("SELECT " + strings.Repeat("-(", 10_000) + "v" + strings.Repeat(")", 10_000) + " FROM m"),
 		form("SELECT v FROM " + strings.Repeat("(SELECT v FROM ", 6666) + "m" + strings.Repeat(")", 6666)),
-		{kind: "known", method: "POST", path: "/write?db=known&consistency=all", body: wide.Bytes()},
+		{kind: "known: a million fields", method: "POST", path: "/write?db=known&consistency=all", body: wide.Bytes()},
 		form("SELECT * FROM wide"),
 		form("SELECT max(*) FROM wide"),
 		form("SHOW FIELD KEYS"),
-		{kind: "known", method: "POST", path: "/write?db=known", body: []byte("m v=1 1700000000000000000\nm v=1 1734000000000000000")},
+		{kind: "known: two points", method: "POST", path: "/write?db=known", body: []byte("m v=1 1700000000000000000\nm v=1 1734000000000000000")},
 		form("SELECT max(v) FROM m WHERE time >= 1700000000s AND time < 1734000000s GROUP BY time(1s) fill(0)"),
 		form("SELECT moving_average(v, 1000000000), top(v, 1000000000) FROM m"),
-		{kind: "known", method: "POST", path: "/api/v1/prom/read?db=known", body: snappy.Encode(nil, make([]byte, 1<<30))},
-		{kind: "known", method: "POST", path: "/write?db=known", body: []byte("m v=1 -9223372036854775806")},
+		{kind: "known: a gigabyte of zeros", method: "POST", path: "/api/v1/prom/read?db=known", body: snappy.Encode(nil, make([]byte, 1<<30))},
+		{kind: "known: the earliest time", method: "POST", path: "/write?db=known", body: []byte("m v=1 -9223372036854775806")},
 	}
 }
 

@@ -135,7 +135,7 @@ func (k *kinds) String() string {
 	var b strings.Builder
 	for _, name := range names {
 		one := k.of[name]
-		fmt.Fprintf(&b, "%8d %-26s %8.1f s together, %7.1f ms each, %6.1f s at most\n",
+		fmt.Fprintf(&b, "%8d %-31s %8.1f s together, %7.1f ms each, %6.1f s at most\n",
 			one.n, name, one.all.Seconds(), one.all.Seconds()*1000/float64(one.n), one.most.Seconds())
 	}
 	return b.String()
