@@ -39,6 +39,7 @@ type Deps struct {
 	DataDir string // of the storage engine
 	Meta    Metadata
 	Peer    func(cluster.Node) (rpc.CopyStateClient, error)
+	Wake    func(cluster.Node) // is told that a node was heard, which may be back; may be nil
 
 	Engine Engine
 	Hints  Hints

@@ -17,6 +17,7 @@ import (
 type exchanges struct {
 	*ledger
 	dial   func(cluster.Node) (rpc.CopyStateClient, error)
+	wake   func(cluster.Node)
 	place  Place
 	order  Order
 	events Events
@@ -39,7 +40,7 @@ type exchanges struct {
 
 func newExchanges(l *ledger, deps Deps) *exchanges {
 	return &exchanges{
-		ledger: l, dial: deps.Peer, place: deps.Place, order: deps.Order, events: deps.Events,
+		ledger: l, dial: deps.Peer, wake: deps.Wake, place: deps.Place, order: deps.Order, events: deps.Events,
 		giveUp: deps.Hints.GiveUp, memory: deps.Memory, now: deps.Now,
 		peers: make(map[uint64]*peer), processes: make(map[uint64]uint64), changed: make(chan struct{}),
 		freshness: freshness{base: time.Now(), counts: countsFor(deps.Order.Timeout)},

@@ -38,6 +38,9 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 	s.mu.Lock()
 	if p := s.peers[m.Node]; p != nil {
 		p.down = false // this node alone cannot reach it, and is to notice when it goes down
+		if s.wake != nil {
+			s.wake(p.node)
+		}
 	}
 	before := new(rpc.CopyStates)
 	s.remind(before, m.Node)

@@ -69,6 +69,7 @@ func (n *Node) openCopies() (err error) {
 			}
 			return rpc.NewCopyStateClient(conn), nil
 		},
+		Wake:   func(node cluster.Node) { n.pool.Wake(node.TCPAddr) },
 		Engine: copystate.Engine{Written: n.stopped, Has: n.memory.Has, Damaged: n.memory.Damage},
 		Hints:  copystate.Hints{Owed: n.owed, GiveUp: n.giveUpQueues},
 		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Doubt: n.Doubt},

@@ -51,7 +51,8 @@ type Pool struct {
 	// Relies, when set before the first call, is the metadata that calls rely on.
 	Relies func() Reliance
 
-	called called
+	called  called
+	backoff *backoff.Config // of tests; pauses otherwise
 
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn
@@ -96,6 +97,17 @@ func Now(ctx context.Context, conn *grpc.ClientConn) {
 	}
 }
 
+// Wake connects at once to a node that was heard, where its connection waits after attempts that failed. It does not
+// wait for the connection, which takes some milliseconds.
+func (p *Pool) Wake(addr string) {
+	p.mu.Lock()
+	c := p.conns[addr]
+	p.mu.Unlock()
+	if c != nil && c.GetState() == connectivity.TransientFailure {
+		c.ResetConnectBackoff()
+	}
+}
+
 // Own returns a connection to addr that the caller closes. It connects at once, where one of the pool may wait after
 // attempts that failed.
 func (p *Pool) Own(addr string) (*grpc.ClientConn, error) {
@@ -103,6 +115,11 @@ func (p *Pool) Own(addr string) (*grpc.ClientConn, error) {
 		return nil, fmt.Errorf("link to %s is cut", addr)
 	}
 	return p.dial(addr, true)
+}
+
+// pauses are between attempts to connect: a peer that is back is found within seconds.
+var pauses = backoff.Config{
+	BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second,
 }
 
 func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
@@ -121,11 +138,8 @@ func (p *Pool) dial(addr string, single bool) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessage), grpc.MaxCallSendMsgSize(MaxMessage)),
 		// A peer that hangs is given up after 15 s, whatever it was asked.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
-		// A peer that is back is found within seconds.
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff: backoff.Config{
-				BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second,
-			},
+			Backoff:           *cmp.Or(p.backoff, &pauses),
 			MinConnectTimeout: cmp.Or(p.DialTimeout, 5*time.Second),
 		}),
 	)...)

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -28,5 +29,44 @@ func TestDialTimeout(t *testing.T) {
 	err = conn.Invoke(t.Context(), "/any/method", new(emptypb.Empty), new(emptypb.Empty))
 	if took := time.Since(began); status.Code(err) != codes.Unavailable || took > 4*time.Second {
 		t.Errorf("after %v: %v", took, err)
+	}
+}
+
+// A node that is heard again is called at once, and not only when the connection to it has waited long enough.
+func TestWakeConnectsToANodeThatIsBack(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	p := &Pool{backoff: &backoff.Config{BaseDelay: time.Hour, MaxDelay: time.Hour}}
+	defer p.Close()
+	conn, err := p.Conn(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := func() codes.Code {
+		return status.Code(conn.Invoke(t.Context(), "/any/method", new(emptypb.Empty), new(emptypb.Empty)))
+	}
+	p.Wake(addr) // nothing waits yet
+	if c := call(); c != codes.Unavailable {
+		t.Fatalf("a node that is away answers: %s", c)
+	}
+	if ln, err = net.Listen("tcp", addr); err != nil {
+		t.Fatal(err)
+	}
+	s := NewServer()
+	go s.Serve(ln)
+	defer s.Stop()
+	if c := call(); c != codes.Unavailable {
+		t.Fatalf("its connection does not wait: %s", c)
+	}
+	p.Wake(addr)
+	for begun := time.Now(); call() != codes.Unimplemented; time.Sleep(time.Millisecond) { // that it answers
+		if time.Since(begun) > 20*time.Second {
+			t.Fatal("its connection still waits")
+		}
 	}
 }
