@@ -54,7 +54,7 @@ func (n *Node) openStore() error {
 	n.cache = writecache.Wrap(n.Store, n.log)
 	n.drops = drops.New(n.Store, n.cache.Hold)
 	n.onClose(n.cache.Close)
-	n.disk = fulldisk.New(n.cache, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
+	n.disk = fulldisk.New(n.cache, n.drops.CreateShard, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(n.disk.Close)
 	return nil
 }

@@ -36,12 +36,12 @@ func newOneShard(sh *tsdb.Shard, auth query.FineAuthorizer) (*oneShard, error) {
 
 // each calls see for all series of a measurement until it returns false. Tags are valid during the call.
 func (o *oneShard) each(ctx context.Context, name []byte, see func(tags models.Tags, allowed bool) bool) error {
-	defer o.index.SeriesFile.Retain()()
 	itr, err := o.index.MeasurementSeriesByExprIterator(name, nil)
 	if err != nil || itr == nil {
 		return err
 	}
 	defer itr.Close()
+	defer o.index.SeriesFile.Retain()() // and not before: the index retains it too, and a delete may wait in between
 	var tags models.Tags
 	for n := 0; ; n++ {
 		if n%endedEvery == 0 && ctx.Err() != nil {

@@ -78,12 +78,12 @@ func (l *seriesList) read(name []byte) error {
 	share := budget.Of(l.ctx)
 	share.Grow(-l.size)
 	l.keys, l.size = nil, 0
-	defer l.set.SeriesFile.Retain()()
 	series, err := l.set.MeasurementSeriesByExprIterator(name, l.opt.Condition)
 	if err != nil || series == nil {
 		return err
 	}
 	defer series.Close()
+	defer l.set.SeriesFile.Retain()() // and not before: the index retains it too, and a delete may wait in between
 	for n := 0; ; n++ {
 		if n%endedEvery == 0 {
 			if err := l.ended(); err != nil {

@@ -1,4 +1,4 @@
-// Package drops removes shards, policies and databases from the engine's store.
+// Package drops removes shards, policies and databases from the engine's store, and makes shards in it meanwhile.
 package drops
 
 import (
@@ -11,11 +11,15 @@ import (
 )
 
 // Store is an engine's store of which several parts remove shards. All of them remove through it, for the engine takes
-// two things for granted that hold on a plain server most of the time, and not on a data node. This one removes shards
-// by statements and when they are too old, and also when it sees in the metadata that they were dropped.
+// three things for granted that hold on a plain server most of the time, and not on a data node. This one removes
+// shards by statements and when they are too old, and also when it sees in the metadata that they were dropped.
 //
 // A shard is not removed while its database is. At its end, DeleteShard changes what the store knows of the database,
 // without its lock, and when the database has gone meanwhile the process ends.
+//
+// A shard is not made while its database or its policy is removed. The engine removes their folder at its end, and
+// forgets the shards that it found at its beginning. One that was made in between would lose its files and stay known,
+// and removing it later would end the process.
 //
 // Nothing is written to a shard that is removed. With the index in memory, DeleteShard holds the list of the shard's
 // series and waits for the index. A write that creates a series holds the index and waits for the list.
@@ -25,12 +29,21 @@ type Store struct {
 	hold      func(shard uint64) (release func())
 	databases sync.RWMutex          // held for reading while something of a database is removed
 	one       keylock.Locks[string] // by database, while something of it is removed
+	making    keylock.Locks[string] // by database, for reading while a shard is made, and while it or a policy is removed
 }
 
 // New returns the store of a node. There is one for each engine's store. hold waits for the writes to a shard that are
 // under way, and has others wait until release; nil is for a store to which nothing is written meanwhile.
 func New(store *tsdb.Store, hold func(shard uint64) (release func())) *Store {
 	return &Store{Store: store, hold: hold}
+}
+
+// CreateShard is that of the engine.
+func (s *Store) CreateShard(db, policy string, id uint64, enabled bool) error {
+	making := s.making.Of(db)
+	making.RLock()
+	defer making.RUnlock()
+	return s.Store.CreateShard(db, policy, id, enabled)
 }
 
 // DeleteShard is that of the engine.
@@ -76,6 +89,9 @@ func (s *Store) DeleteHeldShard(id uint64) error {
 // DeleteRetentionPolicy is that of the engine.
 func (s *Store) DeleteRetentionPolicy(db, name string) error {
 	defer s.lock(db)()
+	making := s.making.Of(db)
+	making.Lock()
+	defer making.Unlock()
 	return s.Store.DeleteRetentionPolicy(db, name)
 }
 
@@ -83,6 +99,9 @@ func (s *Store) DeleteRetentionPolicy(db, name string) error {
 func (s *Store) DeleteDatabase(name string) error {
 	s.databases.Lock()
 	defer s.databases.Unlock()
+	making := s.making.Of(name)
+	making.Lock()
+	defer making.Unlock()
 	return s.Store.DeleteDatabase(name)
 }
 

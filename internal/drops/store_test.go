@@ -3,6 +3,7 @@ package drops
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 	"testing"
@@ -53,6 +54,62 @@ func TestDatabaseIsNotRemovedWhileAShardOfItIs(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A shard that was made while its database or its policy was removed lost its files, and the process ended when it was
+// removed.
+func TestShardIsNotMadeWhileItsDatabaseIsRemoved(t *testing.T) {
+	t.Parallel()
+	for what, remove := range map[string]func(*Store) error{
+		"the database": func(s *Store) error { return s.DeleteDatabase("db") },
+		"its policy":   func(s *Store) error { return s.DeleteRetentionPolicy("db", "rp") },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			makeShardsWhile(t, remove)
+		})
+	}
+}
+
+func makeShardsWhile(t *testing.T, remove func(*Store) error) {
+	t.Helper()
+	s := mustStore(t, tsdb.TSI1IndexName)
+	id := uint64(0)
+	create := func() {
+		t.Helper()
+		id++
+		if err := s.CreateShard("db", "rp", id, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 5 {
+		for range 3 {
+			create() // what takes a while to remove
+		}
+		first, removed := id+1, make(chan error, 1)
+		go func() { removed <- remove(s.Store) }()
+		for ended := false; !ended; {
+			create()
+			select {
+			case err := <-removed:
+				if ended = true; err != nil {
+					t.Fatal(err)
+				}
+			default:
+			}
+		}
+		for i := first; i <= id; i++ {
+			if s.Shard(i) == nil {
+				continue // made before the database was removed
+			}
+			if _, err := os.Stat(s.Shard(i).Path()); err != nil {
+				t.Errorf("a shard without its files: %v", err)
+			}
+			if err := s.DeleteShard(i); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 

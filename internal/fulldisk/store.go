@@ -42,22 +42,26 @@ const (
 // no WAL segment from before an opening is appended to.
 type Store struct {
 	*writecache.Store
-	log  *zap.Logger
-	dirs []string                                         // of the data and of the WAL
-	free func(dir string) (free, total uint64, err error) // seam
-	ctx  context.Context
-	stop context.CancelFunc
-	wg   sync.WaitGroup
+	create Create
+	log    *zap.Logger
+	dirs   []string                                         // of the data and of the WAL
+	free   func(dir string) (free, total uint64, err error) // seam
+	ctx    context.Context
+	stop   context.CancelFunc
+	wg     sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
 	stalled map[uint64]bool // shards that wait to be opened anew
 }
 
+// Create makes a shard in an engine's store, as the engine's CreateShard.
+type Create func(database, policy string, id uint64, enabled bool) error
+
 // New returns a store over an engine's store that is open.
-func New(store *writecache.Store, dirs []string, log *zap.Logger) *Store {
+func New(store *writecache.Store, create Create, dirs []string, log *zap.Logger) *Store {
 	s := &Store{
-		Store: store, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free,
+		Store: store, create: create, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free,
 		stalled: make(map[uint64]bool),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -104,7 +108,7 @@ func (s *Store) CreateShard(database, policy string, id uint64, enabled bool) er
 	if err := s.room(); err != nil {
 		return err
 	}
-	err := s.Store.CreateShard(database, policy, id, enabled)
+	err := s.create(database, policy, id, enabled)
 	if full(err) {
 		s.ClearBadShardList() // or the engine tries no second time
 	}
@@ -224,7 +228,7 @@ func (s *Store) open(id uint64) error {
 	}
 	policy := filepath.Dir(found[0])
 	s.ClearBadShardList() // or the engine tries no second time
-	if err := s.Store.CreateShard(filepath.Base(filepath.Dir(policy)), filepath.Base(policy), id, true); err != nil {
+	if err := s.create(filepath.Base(filepath.Dir(policy)), filepath.Base(policy), id, true); err != nil {
 		return err
 	}
 	return newSegment(s.Shard(id))

@@ -35,7 +35,7 @@ func mustOpen(t *testing.T, dir string) *Store {
 		t.Fatal(err)
 	}
 	folders := []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}
-	s := New(writecache.Wrap(e, zap.NewNop()), folders, zap.NewNop())
+	s := New(writecache.Wrap(e, zap.NewNop()), e.CreateShard, folders, zap.NewNop())
 	t.Cleanup(func() { mustClose(t, s) })
 	return s
 }
