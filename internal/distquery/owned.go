@@ -54,12 +54,67 @@ func (o *owned) settle(ctx context.Context, node uint64, ids []uint64) []uint64 
 		return nil
 	}
 	limit := settleSoon
-	if slices.ContainsFunc(ids, func(id uint64) bool { return len(o.owners[id]) == 1 }) {
+	o.mu.Lock()
+	if slices.ContainsFunc(ids, func(id uint64) bool { return len(o.owners[id]) == 1 || o.late[placed{node, id}] }) {
 		limit = settleLast
 	}
+	o.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return o.whole.Settle(ctx, node, ids)
+}
+
+// awaitLate waits for acknowledged writes to arrive at copies that lack nothing else, where no other owner has a whole
+// one. A copy that got them is whole.
+func (o *owned) awaitLate(ctx context.Context, ids []uint64) {
+	late := o.lateAlone(ids)
+	if len(late) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, settleLast)
+	defer cancel()
+	for node, ids := range late {
+		left := o.whole.Settle(ctx, node, ids)
+		o.mu.Lock()
+		for _, id := range ids {
+			if !slices.Contains(left, id) {
+				delete(o.unfit, placed{node, id})
+			}
+			o.late[placed{node, id}] = true
+		}
+		o.mu.Unlock()
+	}
+}
+
+// lateAlone returns shards, by node, of which this copy alone may be whole soon, and no other one is.
+func (o *owned) lateAlone(ids []uint64) map[uint64][]uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.unfit) == 0 {
+		return nil
+	}
+	var late map[uint64][]uint64
+next:
+	for _, id := range ids {
+		var best uint64
+		for _, n := range o.owners[id] {
+			at := placed{n, id}
+			switch u, unfit := o.unfit[at]; {
+			case o.down[n] != nil:
+			case !unfit:
+				continue next // it can be read
+			case u.Reason == underWay.Reason && !o.late[at]:
+				best = n
+			}
+		}
+		if best != 0 {
+			if late == nil {
+				late = make(map[uint64][]uint64)
+			}
+			late[best] = append(late[best], id)
+		}
+	}
+	return late
 }
 
 // underWay is why a copy is not read that acknowledged writes have not reached.
@@ -92,6 +147,7 @@ type owned struct {
 	here  map[uint64]bool            // shards that this node was to read, and had
 	names map[uint64]bool            // shards of which the names of tags alone are asked for: they have no point to read
 	unfit map[placed]copystate.Unfit // copies that are not whole
+	late  map[placed]bool            // those of them that are the last ones: acknowledged writes were on their way
 }
 
 // asked is when a node was asked, and which of its processes, as far as this node knew.
@@ -146,7 +202,7 @@ func newOwned(meta Metadata, pool *rpc.Pool, whole Whole, report *Report) *owned
 		owners: make(map[uint64][]uint64), down: make(map[uint64]error),
 		asked: make(map[uint64]asked), breaks: b, lacks: make(map[placed]bool),
 		here: make(map[uint64]bool), names: make(map[uint64]bool),
-		unfit: make(map[placed]copystate.Unfit),
+		unfit: make(map[placed]copystate.Unfit), late: make(map[placed]bool),
 	}
 }
 
@@ -277,6 +333,7 @@ func (o *owned) open(ctx context.Context, ids []uint64, ask question) error {
 	asking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	for todo := ids; len(todo) > 0; {
+		o.awaitLate(ctx, todo)
 		nodes, err := o.assign(todo)
 		if err != nil {
 			return err
