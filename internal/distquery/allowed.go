@@ -2,7 +2,9 @@ package distquery
 
 import (
 	"context"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
@@ -177,17 +179,23 @@ func fieldsIn(sh *tsdb.Shard, name string) int64 {
 func dimensionsOf(
 	ctx context.Context, store *tsdb.Store, ids []uint64, mm *influxql.Measurement, allowed *restrict.Filter,
 ) (map[string]influxql.DataType, map[string]struct{}, error) {
-	share := budget.Of(ctx)
-	maps := costOfMaps * mostFields(store, ids, mm)
-	defer share.Grow(-maps)
-	if err := share.Grow(maps); err != nil {
+	share, most := budget.Of(ctx), mostFields(store, ids, mm)
+	size := costOfMaps * most
+	defer share.Grow(-size)
+	if err := share.Grow(size); err != nil {
 		return nil, nil, overBudget(err)
 	}
-	if allowed == nil || mm.SystemIterator != "" {
+	if mm.SystemIterator != "" {
 		return localShards(store, ids, mm).FieldDimensions(mm)
 	}
-	fields, dims := make(map[string]influxql.DataType), make(map[string]struct{})
+	fields, dims := make(map[string]influxql.DataType, most), make(map[string]struct{})
 	for _, sh := range store.Shards(ids) {
+		if allowed == nil {
+			if err := addDimensions(ctx, sh, namesOf(sh, mm), fields, dims); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
 		o, err := newOneShard(sh, allowed)
 		if err != nil {
 			return nil, nil, err
@@ -197,17 +205,76 @@ func dimensionsOf(
 			if err != nil {
 				return nil, nil, err
 			}
-			for field, typ := range more {
-				if fields[field].LessThan(typ) {
-					fields[field] = typ
-				}
-			}
-			for tag := range tags {
-				dims[tag] = struct{}{}
-			}
+			addTypes(fields, more)
+			maps.Copy(dims, tags)
 		}
 	}
 	return fields, dims, nil
+}
+
+func addTypes(fields, more map[string]influxql.DataType) {
+	for field, typ := range more {
+		if fields[field].LessThan(typ) {
+			fields[field] = typ
+		}
+	}
+}
+
+// addDimensions adds what the engine's Shard.FieldDimensions returns. The engine copies the fields of a measurement four
+// times, and cannot be interrupted: a million of them took a minute on a node that had little memory left.
+func addDimensions(
+	ctx context.Context, sh *tsdb.Shard, names []string, fields map[string]influxql.DataType, dims map[string]struct{},
+) error {
+	engine, err := sh.Engine()
+	if err != nil {
+		return err
+	}
+	set, err := seriesindex.SetOf(sh)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, "_") { // the engine has names of its own
+			more, tags, err := sh.FieldDimensions([]string{name})
+			if err != nil {
+				return err
+			}
+			addTypes(fields, more)
+			maps.Copy(dims, tags)
+			continue
+		}
+		if exists, err := engine.MeasurementExists([]byte(name)); err != nil {
+			return err
+		} else if !exists {
+			continue
+		}
+		if mf := engine.MeasurementFieldSet().FieldsByString(name); mf != nil {
+			n, ended := 0, false
+			mf.ForEachField(func(field string, typ influxql.DataType) bool {
+				if fields[field].LessThan(typ) {
+					fields[field] = typ
+				}
+				if n++; n%endedEvery == 0 {
+					select {
+					case <-ctx.Done():
+						ended = true
+					default:
+					}
+				}
+				return !ended
+			})
+			if ended {
+				return context.Cause(ctx)
+			}
+		}
+		if err := set.ForEachMeasurementTagKey([]byte(name), func(key []byte) error {
+			dims[string(key)] = struct{}{}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // costOf is the cost of an iterator over shards of this node. A measurement without an allowed series costs nothing, as

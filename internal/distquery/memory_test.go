@@ -2,6 +2,7 @@ package distquery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -124,7 +125,7 @@ func TestQueriesThatNeedTooMuchMemoryEnd(t *testing.T) {
 // The engine collects the fields of a measurement in several maps. They are counted before.
 func TestFieldsAreCountedBeforeTheyAreCollected(t *testing.T) {
 	t.Parallel()
-	const fields = 1000
+	const fields = 2 * endedEvery
 	store := mustStore(t, tsdb.TSI1IndexName)
 	if err := store.CreateShard(db, policy, 1, true); err != nil {
 		t.Fatal(err)
@@ -154,6 +155,12 @@ func TestFieldsAreCountedBeforeTheyAreCollected(t *testing.T) {
 				t.Errorf("%s: with %d bytes: %d are still held", mm, most, held)
 			}
 		}
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	_, _, err = dimensionsOf(ended, store, []uint64{1}, &influxql.Measurement{Name: "wide"}, nil)
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("for a statement that was ended: %v", err)
 	}
 }
 
