@@ -33,8 +33,10 @@ func (m *mapping) CreateIterator(
 	opt = m.clip(opt)
 	opt.Authorizer = src.others.allowed.Authorizer()
 	ctx = budget.With(m.e.context(ctx), m.e.share)
-	if err := ctx.Err(); err != nil { // the engine asks for hundreds of thousands of iterators, and does not look
-		return nil, err
+	select { // the engine asks for hundreds of thousands of iterators, and does not look
+	case <-ctx.Done(): // its error may be read only now
+		return nil, ctx.Err()
+	default:
 	}
 	r := &reading{
 		e: m.e, ahead: m.ahead, ctx: ctx, src: src, mm: mm,
