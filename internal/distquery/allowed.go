@@ -254,13 +254,8 @@ func addDimensions(
 				if fields[field].LessThan(typ) {
 					fields[field] = typ
 				}
-				if n++; n%endedEvery == 0 {
-					select {
-					case <-ctx.Done():
-						ended = true
-					default:
-					}
-				}
+				n++
+				ended = n%endedEvery == 0 && ctx.Err() != nil
 				return !ended
 			})
 			if ended {

@@ -54,8 +54,8 @@ func (e *Executor) ExecuteStatement(ctx *query.ExecutionContext, stmt influxql.S
 	err := e.executeAny(ctx, stmt)
 	if err != nil {
 		text := err.Error()
-		if errors.Is(err, query.ErrQueryInterrupted) && ctx.Err() != nil {
-			text = ctx.Err().Error() // why it was interrupted
+		if why := interrupted(ctx); why != nil && errors.Is(err, query.ErrQueryInterrupted) {
+			text = why.Error()
 		}
 		e.Requests.Get(ctx.NodeID).Note("error", text)
 	}
@@ -178,7 +178,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		return over
 	}
 	if err == nil && results.lost {
-		err = ctx.Err()
+		err = interrupted(ctx)
 	}
 	// What came to light after the last result.
 	if late := results.warn(); err == nil && late != nil {

@@ -33,10 +33,8 @@ func (m *mapping) CreateIterator(
 	opt = m.clip(opt)
 	opt.Authorizer = src.others.allowed.Authorizer()
 	ctx = budget.With(m.e.context(ctx), m.e.share)
-	select { // the engine asks for hundreds of thousands of iterators, and does not look
-	case <-ctx.Done(): // its error may be read only now
-		return nil, ctx.Err()
-	default:
+	if err := ctx.Err(); err != nil { // the engine asks for hundreds of thousands of iterators, and does not look
+		return nil, err
 	}
 	r := &reading{
 		e: m.e, ahead: m.ahead, ctx: ctx, src: src, mm: mm,

@@ -72,18 +72,24 @@ func (e *ShardMapper) For(report *Report) *ShardMapper {
 
 // context is ctx, and ends with the statement.
 func (e *ShardMapper) context(ctx context.Context) context.Context {
-	if e.ending == nil {
-		return ctx
-	}
-	return endingContext{Context: e.ending, values: ctx}
+	return endingWith(ctx, e.ending)
 }
 
-// endingContext ends as its Context does, and has the values of another one. The engine's context of a statement sets
-// its error without a lock, so that only who waited for its end may read it.
+// endingWith is ctx, and ends with the statement; nil is for one that ends with ctx itself.
+func endingWith(ctx, statement context.Context) context.Context {
+	if statement == nil {
+		statement = ctx
+	}
+	return endingContext{Context: statement, values: ctx}
+}
+
+// endingContext ends as its Context does, and has the values of another one.
 type endingContext struct {
 	context.Context
 	values context.Context
 }
+
+func (c endingContext) Err() error { return interrupted(c.Context) }
 
 func (c endingContext) Value(key any) any { return c.values.Value(key) }
 

@@ -26,7 +26,7 @@ const (
 	costOfColumn   = 1 << 10  // of a compiled statement
 	costOfCompiled = 4 << 10  // and when it is a call
 	costOfField    = 256      // a field or tag of a measurement: its name and type, a few times
-	costOfMaps     = 256      // and while the engine collects them
+	costOfMaps     = 256      // and while they are collected
 	costOfRow      = 64       // of the answer
 	costOfValue    = 64       // in a row: boxed, and then as JSON
 	costOfName     = 64       // a name or value of a schema answer, besides its letters

@@ -122,7 +122,7 @@ func TestQueriesThatNeedTooMuchMemoryEnd(t *testing.T) {
 	}
 }
 
-// The engine collects the fields of a measurement in several maps. They are counted before.
+// The fields of a measurement are collected in a map. They are counted before.
 func TestFieldsAreCountedBeforeTheyAreCollected(t *testing.T) {
 	t.Parallel()
 	const fields = 2 * endedEvery

@@ -147,7 +147,7 @@ type owned struct {
 	here  map[uint64]bool            // shards that this node was to read, and had
 	names map[uint64]bool            // shards of which the names of tags alone are asked for: they have no point to read
 	unfit map[placed]copystate.Unfit // copies that are not whole
-	late  map[placed]bool            // those of them that are the last ones: acknowledged writes were on their way
+	late  map[placed]bool            // those of them that awaitLate has waited for
 }
 
 // asked is when a node was asked, and which of its processes, as far as this node knew.

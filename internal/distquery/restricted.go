@@ -22,10 +22,8 @@ type intoWriter struct {
 }
 
 func (w intoWriter) WritePointsInto(r *coordinator.IntoWriteRequest) error {
-	select {
-	case <-w.statement.Done():
-		return w.statement.Err()
-	default:
+	if err := interrupted(w.statement); err != nil {
+		return err
 	}
 	if w.user != nil {
 		if err := w.user.MayWrite(r.Database, r.Points); err != nil {

@@ -2,6 +2,7 @@ package distquery
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"runtime"
 	"time"
@@ -162,8 +163,9 @@ func selectRows(
 	}
 }
 
-// interrupted is why a statement was ended: an interrupted cursor ends as one that has no more rows.
-func interrupted(ctx *query.ExecutionContext) error {
+// interrupted is why a statement was ended: an interrupted cursor ends as one that has no more rows. The engine's context
+// sets its error without a lock, so that it is read after the end only.
+func interrupted(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()

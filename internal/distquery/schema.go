@@ -68,10 +68,7 @@ func (s *Schema) allowed(auth query.FineAuthorizer, ids []uint64) (*restrict.Fil
 
 // context is ctx, and ends with the statement.
 func (s *Schema) context(ctx context.Context) context.Context {
-	if s.ending == nil {
-		return ctx
-	}
-	return endingContext{Context: s.ending, values: ctx}
+	return endingWith(ctx, s.ending)
 }
 
 // shardsOf lists the shards of a database, or of one policy when rp is not empty.

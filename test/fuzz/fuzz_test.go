@@ -32,13 +32,15 @@ var (
 
 func TestMain(m *testing.M) {
 	if d, err := time.ParseDuration(os.Getenv(busyVariable)); err == nil {
+		end := time.Now().Add(d)
+		var all sync.WaitGroup
 		for range runtime.GOMAXPROCS(0) {
-			go func() {
-				for {
+			all.Go(func() {
+				for time.Now().Before(end) {
 				}
-			}()
+			})
 		}
-		time.Sleep(d)
+		all.Wait()
 		return
 	}
 	process.Main(m)
