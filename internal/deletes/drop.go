@@ -35,6 +35,7 @@ func (d *Service) drop(r *rpc.DropShardsRequest) error {
 	if err != nil {
 		return err
 	}
+	r.LastShard = d.deps.Meta.State().Data.MaxShardID
 	ran := d.onAllNodes(nodes, func() error { return d.dropShards(r) }, func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.drop(ctx, r)
 		return resp.GetError(), err
@@ -53,9 +54,10 @@ func (d *Service) dropShards(r *rpc.DropShardsRequest) error {
 	defer leave()
 	switch what := r.What.(type) {
 	case *rpc.DropShardsRequest_Database:
-		return d.deps.Store.DeleteDatabase(what.Database)
+		return d.deps.Store.DeleteDatabase(what.Database, r.LastShard)
 	case *rpc.DropShardsRequest_RetentionPolicy:
-		return d.deps.Store.DeleteRetentionPolicy(what.RetentionPolicy.GetDatabase(), what.RetentionPolicy.GetName())
+		policy := what.RetentionPolicy
+		return d.deps.Store.DeleteRetentionPolicy(policy.GetDatabase(), policy.GetName(), r.LastShard)
 	case *rpc.DropShardsRequest_ShardId:
 		// Not every node has every shard.
 		if err := d.deps.Store.DeleteShard(what.ShardId); !errors.Is(err, tsdb.ErrShardNotFound) {

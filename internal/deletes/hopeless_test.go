@@ -2,6 +2,7 @@ package deletes
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,9 @@ func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=2 2")); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the write is queued", func() bool { return hh.Pending(2, shardID) })
+	await(t, "the write is queued", func() bool { // the delete is, too
+		return slices.Contains(hh.Waiting(), handoff.Waiting{Node: 2, Shard: shardID})
+	})
 	g.away.Store(false)
 	hh.Heard(2)
 	await(t, "the queue is empty", func() bool { return !hh.Pending(2, shardID) })

@@ -35,6 +35,7 @@ type Metadata interface {
 	DataNode(id uint64) (cluster.Node, bool)
 	DataNodes() []cluster.Node
 	Shard(id uint64) (cluster.Shard, bool)
+	State() *cluster.State
 	// CatchUpWithOthers makes this node's metadata as new as other nodes are known to have it, or returns that it is
 	// behind.
 	CatchUpWithOthers(ctx context.Context) error

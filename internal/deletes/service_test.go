@@ -98,6 +98,36 @@ func TestDeleteNamesNodesNotReached(t *testing.T) {
 	}
 }
 
+// A drop may come to a node late, when the database was made again. The node may not remove the new shards.
+func TestDropKeepsLaterShards(t *testing.T) {
+	for what, drop := range map[string]func(*Service) error{
+		"database": func(d *Service) error { return d.DeleteDatabase(db) },
+		"policy":   func(d *Service) error { return d.DeleteRetentionPolicy(db, policy) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := newTestCluster(t, "ok", "ok")
+			n := c.node(t)
+			if err := n.WritePoints(db, policy, all, nil, mustPoints(t, deletable)); err != nil {
+				t.Fatal(err)
+			}
+			const later = shardID + 1
+			for _, s := range c.stores {
+				if err := s.CreateShard(db, policy, later, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := drop(n.deletes); err != nil {
+				t.Fatal(err)
+			}
+			for i, s := range c.stores {
+				if left := s.ShardIDs(); !slices.Equal(left, []uint64{later}) {
+					t.Errorf("node %d has shards %d, want %d alone", i+1, left, later)
+				}
+			}
+		})
+	}
+}
+
 func TestDeleteThatCannotBeParsedIsRefused(t *testing.T) {
 	for _, text := range []string{"DELETE WHERE " + strings.Repeat("(", 1_000_000), strings.Repeat("x", 17<<20)} {
 		if _, _, err := parseDelete(text); err == nil || !strings.HasPrefix(err.Error(), "parse the delete: the query ") {

@@ -2,6 +2,8 @@
 package drops
 
 import (
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -86,23 +88,65 @@ func (s *Store) DeleteHeldShard(id uint64) error {
 	return s.Store.DeleteShard(id)
 }
 
-// DeleteRetentionPolicy is that of the engine.
-func (s *Store) DeleteRetentionPolicy(db, name string) error {
-	defer s.lock(db)()
-	making := s.making.Of(db)
-	making.Lock()
-	defer making.Unlock()
-	return s.Store.DeleteRetentionPolicy(db, name)
+// DeleteRetentionPolicy removes a policy as it was when the cluster's newest shard was last; 0 is for as it is. A request
+// may come late, when a policy of this name was made again. Shards above last are of that one, and stay.
+func (s *Store) DeleteRetentionPolicy(db, name string, last uint64) error {
+	of := func(sh *tsdb.Shard) bool { return sh.Database() == db && sh.RetentionPolicy() == name }
+	again, err := func() (bool, error) {
+		defer s.lock(db)()
+		making := s.making.Of(db)
+		making.Lock()
+		defer making.Unlock()
+		if s.madeAfter(last, of) {
+			return true, nil
+		}
+		return false, s.Store.DeleteRetentionPolicy(db, name)
+	}()
+	if again {
+		return s.deleteUntil(last, of)
+	}
+	return err
 }
 
-// DeleteDatabase is that of the engine.
-func (s *Store) DeleteDatabase(name string) error {
-	s.databases.Lock()
-	defer s.databases.Unlock()
-	making := s.making.Of(name)
-	making.Lock()
-	defer making.Unlock()
-	return s.Store.DeleteDatabase(name)
+// DeleteDatabase removes a database as it was when the cluster's newest shard was last, as DeleteRetentionPolicy does.
+func (s *Store) DeleteDatabase(name string, last uint64) error {
+	of := func(sh *tsdb.Shard) bool { return sh.Database() == name }
+	again, err := func() (bool, error) {
+		s.databases.Lock()
+		defer s.databases.Unlock()
+		making := s.making.Of(name)
+		making.Lock()
+		defer making.Unlock()
+		if s.madeAfter(last, of) {
+			return true, nil
+		}
+		return false, s.Store.DeleteDatabase(name)
+	}()
+	if again {
+		return s.deleteUntil(last, of)
+	}
+	return err
+}
+
+// madeAfter reports whether there are shards that were made when last was already there.
+func (s *Store) madeAfter(last uint64, of func(*tsdb.Shard) bool) bool {
+	return last != 0 && slices.ContainsFunc(s.Shards(s.ShardIDs()), func(sh *tsdb.Shard) bool {
+		return sh.ID() > last && of(sh)
+	})
+}
+
+// deleteUntil removes the shards up to last.
+func (s *Store) deleteUntil(last uint64, of func(*tsdb.Shard) bool) error {
+	var errs []error
+	for _, sh := range s.Shards(s.ShardIDs()) {
+		if sh.ID() > last || !of(sh) {
+			continue
+		}
+		if err := s.DeleteShard(sh.ID()); !errors.Is(err, tsdb.ErrShardNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // lock waits until nothing else is removed of a database. Who holds writes takes it after them.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,12 +23,12 @@ import (
 func TestDatabaseIsNotRemovedWhileAShardOfItIs(t *testing.T) {
 	t.Parallel()
 	for what, remove := range map[string]func(*Store) error{
-		"the database": func(s *Store) error { return s.DeleteDatabase("db") },
+		"the database": func(s *Store) error { return s.DeleteDatabase("db", 0) },
 		"its policy": func(s *Store) error {
-			if err := s.DeleteRetentionPolicy("db", "rp"); err != nil {
+			if err := s.DeleteRetentionPolicy("db", "rp", 0); err != nil {
 				return err
 			}
-			return s.DeleteDatabase("db")
+			return s.DeleteDatabase("db", 0)
 		},
 	} {
 		t.Run(what, func(t *testing.T) {
@@ -62,8 +63,8 @@ func TestDatabaseIsNotRemovedWhileAShardOfItIs(t *testing.T) {
 func TestShardIsNotMadeWhileItsDatabaseIsRemoved(t *testing.T) {
 	t.Parallel()
 	for what, remove := range map[string]func(*Store) error{
-		"the database": func(s *Store) error { return s.DeleteDatabase("db") },
-		"its policy":   func(s *Store) error { return s.DeleteRetentionPolicy("db", "rp") },
+		"the database": func(s *Store) error { return s.DeleteDatabase("db", 0) },
+		"its policy":   func(s *Store) error { return s.DeleteRetentionPolicy("db", "rp", 0) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -110,6 +111,45 @@ func makeShardsWhile(t *testing.T, remove func(*Store) error) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// A request to remove a database came to a node that hung, after the database had been made again through other nodes.
+func TestWhatWasMadeAgainStays(t *testing.T) {
+	t.Parallel()
+	for what, remove := range map[string]func(*Store, uint64) error{
+		"a database": func(s *Store, last uint64) error { return s.DeleteDatabase("db", last) },
+		"a policy":   func(s *Store, last uint64) error { return s.DeleteRetentionPolicy("db", "rp", last) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := mustStore(t, tsdb.TSI1IndexName)
+			for id := uint64(1); id <= 4; id++ {
+				err := s.CreateShard("db", "rp", id, true)
+				if err == nil {
+					err = s.WriteToShard(tsdb.WriteContext{}, id, []models.Point{point(fmt.Sprint(id))})
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.CreateShard("other", "rp", 5, true); err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range []struct {
+				last uint64
+				left []uint64
+			}{{2, []uint64{3, 4, 5}}, {2, []uint64{3, 4, 5}}, {5, []uint64{5}}} {
+				if err := remove(s.Store, want.last); err != nil {
+					t.Fatal(err)
+				}
+				left := s.ShardIDs()
+				slices.Sort(left)
+				if !slices.Equal(left, want.left) {
+					t.Errorf("shards until %d are removed: %d are left, want %d", want.last, left, want.left)
+				}
+			}
+		})
 	}
 }
 

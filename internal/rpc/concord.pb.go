@@ -2446,7 +2446,10 @@ type DropShardsRequest struct {
 	//	*DropShardsRequest_Database
 	//	*DropShardsRequest_RetentionPolicy
 	//	*DropShardsRequest_ShardId
-	What          isDropShardsRequest_What `protobuf_oneof:"what"`
+	What isDropShardsRequest_What `protobuf_oneof:"what"`
+	// last_shard is the newest shard of the cluster when the request was made. Later ones are of a database or a policy
+	// that was made again: they stay. 0 is of an earlier version.
+	LastShard     uint64 `protobuf:"varint,4,opt,name=last_shard,json=lastShard,proto3" json:"last_shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2511,6 +2514,13 @@ func (x *DropShardsRequest) GetShardId() uint64 {
 		if x, ok := x.What.(*DropShardsRequest_ShardId); ok {
 			return x.ShardId
 		}
+	}
+	return 0
+}
+
+func (x *DropShardsRequest) GetLastShard() uint64 {
+	if x != nil {
+		return x.LastShard
 	}
 	return 0
 }
@@ -5085,11 +5095,13 @@ const file_concord_proto_rawDesc = "" +
 	"senderNode\x12\x18\n" +
 	"\astarted\x18\x02 \x01(\x04R\astarted\x12\x12\n" +
 	"\x04told\x18\x03 \x01(\bR\x04told\"\x1a\n" +
-	"\x18EndDeletesBeforeResponse\"\xa4\x01\n" +
+	"\x18EndDeletesBeforeResponse\"\xc3\x01\n" +
 	"\x11DropShardsRequest\x12\x1c\n" +
 	"\bdatabase\x18\x01 \x01(\tH\x00R\bdatabase\x12L\n" +
 	"\x10retention_policy\x18\x02 \x01(\v2\x1f.concord.v1.DropRetentionPolicyH\x00R\x0fretentionPolicy\x12\x1b\n" +
-	"\bshard_id\x18\x03 \x01(\x04H\x00R\ashardIdB\x06\n" +
+	"\bshard_id\x18\x03 \x01(\x04H\x00R\ashardId\x12\x1d\n" +
+	"\n" +
+	"last_shard\x18\x04 \x01(\x04R\tlastShardB\x06\n" +
 	"\x04what\"E\n" +
 	"\x13DropRetentionPolicy\x12\x1a\n" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x12\n" +

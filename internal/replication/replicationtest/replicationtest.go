@@ -120,6 +120,13 @@ func (m *Meta) Shard(id uint64) (cluster.Shard, bool) {
 	return sh, id == Shard && !m.Lost
 }
 
+// State has Shard as the newest shard, and nothing else.
+func (m *Meta) State() *cluster.State {
+	s := cluster.NewState()
+	s.Data.MaxShardID = Shard
+	return s
+}
+
 // Member is the metadata as one node has it.
 type Member struct {
 	*Meta
