@@ -31,6 +31,13 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if nodes := os.Getenv(plainVariable); nodes != "" {
+		if err := servePlain(nodes); err != nil {
+			fmt.Fprintln(os.Stderr, "the plain client:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if d, err := time.ParseDuration(os.Getenv(busyVariable)); err == nil {
 		end := time.Now().Add(d)
 		var all sync.WaitGroup
@@ -99,13 +106,13 @@ func TestHTTP(t *testing.T) {
 	defer stop()
 	c.prepare(ctx)
 
-	c.plainBeside(ctx, "alone", func() {
+	c.plainBeside("alone", func() {
 		select {
 		case <-ctx.Done():
 		case <-time.After(20 * time.Second):
 		}
 	})
-	c.plainBeside(ctx, "beside busy processors", func() {
+	c.plainBeside("beside busy processors", func() {
 		if err := busy(ctx, 20*time.Second); err != nil && ctx.Err() == nil {
 			t.Error(err)
 		}
@@ -114,10 +121,10 @@ func TestHTTP(t *testing.T) {
 	var watching sync.WaitGroup
 	watching.Go(func() { c.watch(ctx, stop) })
 	if *knownFlag {
-		c.plainBeside(ctx, "beside what once ended processes", func() { c.sendKnown(ctx) })
+		c.plainBeside("beside what once ended processes", func() { c.sendKnown(ctx) })
 	}
 	begun := time.Now()
-	c.plainBeside(ctx, "beside the requests", func() { c.run(ctx) })
+	c.plainBeside("beside the requests", func() { c.run(ctx) })
 	took := time.Since(begun)
 	stop()
 	watching.Wait()
@@ -135,19 +142,21 @@ func TestHTTP(t *testing.T) {
 }
 
 // plainBeside has the plain client send its requests until what is beside it has ended, and tells how long they took.
-func (c *campaign) plainBeside(ctx context.Context, name string, beside func()) {
-	ctx, stop := context.WithCancel(ctx)
-	l := &latencies{}
-	var plain sync.WaitGroup
-	plain.Go(func() { l.plain(ctx, c.nodes) })
+func (c *campaign) plainBeside(name string, beside func()) {
+	stop, err := startPlain(c.nodes)
+	if err != nil {
+		c.Fatal(err)
+	}
 	beside()
-	stop()
-	plain.Wait()
-	n, median, p99, most, errs := l.figures()
+	l, err := stop()
+	if err != nil {
+		c.Fatalf("the plain client %s: %v", name, err)
+	}
+	n, median, p99, most := l.figures()
 	c.Logf("the plain client %s: %d requests, median %s, p99 %s, longest %s, %d errors",
-		name, n, median, p99, most, len(errs))
-	if len(errs) > 0 {
-		c.Errorf("the plain client %s: %s", name, errs[0])
+		name, n, median, p99, most, len(l.Errors))
+	if len(l.Errors) > 0 {
+		c.Errorf("the plain client %s: %s", name, l.Errors[0])
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"concord/internal/devcluster"
 	"concord/test/process"
 )
 
@@ -49,56 +48,6 @@ func heap(ctx context.Context, n *process.Node) (int64, error) {
 	}
 	err = json.NewDecoder(resp.Body).Decode(&vars)
 	return vars.Memstats.HeapAlloc, err
-}
-
-// latencies are how long the requests of the plain client took.
-type latencies struct {
-	mu   sync.Mutex
-	took []time.Duration
-	errs []string
-}
-
-// plain writes a point and reads it back, again and again, as a client does that means no harm.
-func (l *latencies) plain(ctx context.Context, nodes []*process.Node) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for i := 0; ; i++ {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		c, begun := nodes[i%len(nodes)].Client(), time.Now()
-		err := l.once(ctx, c, i)
-		if ctx.Err() != nil {
-			return
-		}
-		l.mu.Lock()
-		l.took = append(l.took, time.Since(begun))
-		if err != nil {
-			l.errs = append(l.errs, err.Error())
-		}
-		l.mu.Unlock()
-	}
-}
-
-func (l *latencies) once(ctx context.Context, c devcluster.Client, i int) error {
-	if err := c.Write(ctx, "plain", "one", fmt.Appendf(nil, "steady,host=h%d v=%d", i%10, i)); err != nil {
-		return err
-	}
-	_, err := c.Query(ctx, "plain", fmt.Sprintf("SELECT last(v) FROM steady WHERE host = 'h%d'", i%10))
-	return err
-}
-
-// figures are the median, the 99th percentile and the longest.
-func (l *latencies) figures() (n int, median, p99, most time.Duration, errs []string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	t := slices.Sorted(slices.Values(l.took))
-	if n = len(t); n > 0 {
-		median, p99, most = t[n/2], t[n*99/100], t[n-1]
-	}
-	return n, median, p99, most, l.errs
 }
 
 // kinds are how long requests took, by kind.

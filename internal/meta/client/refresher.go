@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	refreshTimeout = 2 * time.Second        // for the leader's answer
-	refreshEvery   = 250 * time.Millisecond // a flood of unknown names must not become a load on the leader
+	refreshTimeout = 2 * time.Second       // for the leader's answer
+	refreshEvery   = 25 * time.Millisecond // a flood of unknown names is no load on the leader, and holds up no place for writes
 )
 
 // refresher joins callers of Refresh that come at the same time.
@@ -29,7 +29,7 @@ type refresh struct {
 }
 
 // Refresh makes the copy as new as the leader's state was when Refresh was called, or returns why it cannot. Callers
-// that come at the same time share one question, and there are a few of those in a second at most.
+// that come at the same time share one question, and there are 40 of those in a second at most.
 func (r *refresher) Refresh() error {
 	if r.copied.member.NodeID() == 0 {
 		return ErrNotJoined
