@@ -40,7 +40,10 @@ func (n *Node) openStore() error {
 	if err := n.Store.Open(); err != nil {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
 	}
-	n.onClose(n.Store.Close)
+	n.cache = writecache.Wrap(n.Store, n.log)
+	n.drops = drops.New(n.Store, n.cache.Hold)
+	n.onClose(n.drops.Close)
+	n.onClose(n.cache.Close)
 	n.stopped = written(n.Store) // before anything is written
 	fields.AfterOpen(n.Store)
 	if err := n.fieldsRebuilt(fields.Rebuilt); err != nil {
@@ -51,9 +54,6 @@ func (n *Node) openStore() error {
 			return err
 		}
 	}
-	n.cache = writecache.Wrap(n.Store, n.log)
-	n.drops = drops.New(n.Store, n.cache.Hold)
-	n.onClose(n.cache.Close)
 	n.disk = fulldisk.New(n.cache, n.drops.CreateShard, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
 	n.onClose(n.disk.Close)
 	return nil

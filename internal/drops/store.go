@@ -3,17 +3,19 @@ package drops
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/keylock"
 )
 
 // Store is an engine's store of which several parts remove shards. All of them remove through it, for the engine takes
-// three things for granted that hold on a plain server most of the time, and not on a data node. This one removes
+// four things for granted that hold on a plain server most of the time, and not on a data node. This one removes
 // shards by statements and when they are too old, and also when it sees in the metadata that they were dropped.
 //
 // A shard is not removed while its database is. At its end, DeleteShard changes what the store knows of the database,
@@ -22,6 +24,9 @@ import (
 // A shard is not made while its database or its policy is removed. The engine removes their folder at its end, and
 // forgets the shards that it found at its beginning. One that was made in between would lose its files and stay known,
 // and removing it later would end the process.
+//
+// The index of fields of a shard is not written, by the end of a delete, while the shard is closed to be removed: see
+// fieldindex.BeforeDrop. Nor does a full disk keep it from being closed.
 //
 // Nothing is written to a shard that is removed. With the index in memory, DeleteShard holds the list of the shard's
 // series and waits for the index. A write that creates a series holds the index and waits for the list.
@@ -32,12 +37,26 @@ type Store struct {
 	databases sync.RWMutex          // held for reading while something of a database is removed
 	one       keylock.Locks[string] // by database, while something of it is removed
 	making    keylock.Locks[string] // by database, for reading while a shard is made, and while it or a policy is removed
+	half      sync.Map              // why shards are closed by half: error by *tsdb.Shard
 }
 
 // New returns the store of a node. There is one for each engine's store. hold waits for the writes to a shard that are
 // under way, and has others wait until release; nil is for a store to which nothing is written meanwhile.
 func New(store *tsdb.Store, hold func(shard uint64) (release func())) *Store {
 	return &Store{Store: store, hold: hold}
+}
+
+// Close is that of the engine. With a shard that is closed by half, the store is left as after the end of a process.
+func (s *Store) Close() error {
+	var err error
+	s.half.Range(func(sh, why any) bool {
+		err = halfClosed(sh.(*tsdb.Shard), why.(error))
+		return false
+	})
+	if err != nil {
+		return err
+	}
+	return s.Store.Close()
 }
 
 // CreateShard is that of the engine.
@@ -82,10 +101,12 @@ func (s *Store) awaitGone(sh *tsdb.Shard, ended <-chan struct{}) {
 
 // DeleteHeldShard is DeleteShard for one who holds the writes to the shard.
 func (s *Store) DeleteHeldShard(id uint64) error {
-	if sh := s.Shard(id); sh != nil {
-		defer s.lock(sh.Database())()
+	sh := s.Shard(id)
+	if sh == nil {
+		return s.Store.DeleteShard(id)
 	}
-	return s.Store.DeleteShard(id)
+	defer s.lock(sh.Database())()
+	return s.remove([]*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
 }
 
 // DeleteRetentionPolicy removes a policy as it was when the cluster's newest shard was last; 0 is for as it is. A request
@@ -100,7 +121,7 @@ func (s *Store) DeleteRetentionPolicy(db, name string, last uint64) error {
 		if s.madeAfter(last, of) {
 			return true, nil
 		}
-		return false, s.Store.DeleteRetentionPolicy(db, name)
+		return false, s.remove(s.shards(of), func() error { return s.Store.DeleteRetentionPolicy(db, name) })
 	}()
 	if again {
 		return s.deleteUntil(last, of)
@@ -120,7 +141,7 @@ func (s *Store) DeleteDatabase(name string, last uint64) error {
 		if s.madeAfter(last, of) {
 			return true, nil
 		}
-		return false, s.Store.DeleteDatabase(name)
+		return false, s.remove(s.shards(of), func() error { return s.Store.DeleteDatabase(name) })
 	}()
 	if again {
 		return s.deleteUntil(last, of)
@@ -130,16 +151,14 @@ func (s *Store) DeleteDatabase(name string, last uint64) error {
 
 // madeAfter reports whether there are shards that were made when last was already there.
 func (s *Store) madeAfter(last uint64, of func(*tsdb.Shard) bool) bool {
-	return last != 0 && slices.ContainsFunc(s.Shards(s.ShardIDs()), func(sh *tsdb.Shard) bool {
-		return sh.ID() > last && of(sh)
-	})
+	return last != 0 && slices.ContainsFunc(s.shards(of), func(sh *tsdb.Shard) bool { return sh.ID() > last })
 }
 
 // deleteUntil removes the shards up to last.
 func (s *Store) deleteUntil(last uint64, of func(*tsdb.Shard) bool) error {
 	var errs []error
-	for _, sh := range s.Shards(s.ShardIDs()) {
-		if sh.ID() > last || !of(sh) {
+	for _, sh := range s.shards(of) {
+		if sh.ID() > last {
 			continue
 		}
 		if err := s.DeleteShard(sh.ID()); !errors.Is(err, tsdb.ErrShardNotFound) {
@@ -147,6 +166,36 @@ func (s *Store) deleteUntil(last uint64, of func(*tsdb.Shard) bool) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Store) shards(of func(*tsdb.Shard) bool) []*tsdb.Shard {
+	return slices.DeleteFunc(s.Shards(s.ShardIDs()), func(sh *tsdb.Shard) bool { return !of(sh) })
+}
+
+// remove has the engine remove shards. One that it could not close, and then closed by half, is not used any more, and
+// not closed again.
+func (s *Store) remove(shards []*tsdb.Shard, removal func() error) error {
+	for _, sh := range shards {
+		if why, half := s.half.Load(sh); half {
+			return halfClosed(sh, why.(error))
+		}
+	}
+	defer fieldindex.BeforeDrop(shards...)()
+	err := removal()
+	if err == nil {
+		return nil
+	}
+	for _, sh := range shards {
+		if index, unready := sh.Index(); unready == nil && index == nil && s.Shard(sh.ID()) == sh {
+			sh.SetEnabled(false)
+			s.half.Store(sh, err)
+		}
+	}
+	return err
+}
+
+func halfClosed(sh *tsdb.Shard, why error) error {
+	return fmt.Errorf("shard %d could not be closed: restart this node: %w", sh.ID(), why)
 }
 
 // lock waits until nothing else is removed of a database. Who holds writes takes it after them.

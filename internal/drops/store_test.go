@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	_ "github.com/influxdata/influxdb/tsdb/index"  // registers the indexes
 	"go.uber.org/zap"
 
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/writecache"
 )
 
@@ -198,6 +200,82 @@ func TestShardIsRemovedWhileItIsWrittenTo(t *testing.T) {
 	}
 }
 
+// A shard whose index of fields could not be written when it was closed was closed by half: the process ended when the
+// series of its database were counted, and when it was dropped again.
+func TestShardIsDroppedWhoseIndexOfFieldsCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	// The engine makes a file of this name, and fails when there is one. A folder with a file in it cannot be removed.
+	for stands, half := range map[string]bool{"": false, "x": true} {
+		for what, remove := range map[string]func(*Store) error{
+			"the database": func(s *Store) error { return s.DeleteDatabase("db", 0) },
+			"its policy":   func(s *Store) error { return s.DeleteRetentionPolicy("db", "rp", 0) },
+			"the shard":    func(s *Store) error { return s.DeleteShard(1) },
+		} {
+			t.Run(what+", "+stands, func(t *testing.T) {
+				t.Parallel()
+				s := mustStore(t, tsdb.TSI1IndexName)
+				if err := s.CreateShard("db", "rp", 1, true); err != nil {
+					t.Fatal(err)
+				}
+				if err := s.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{point("a")}); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.MkdirAll(filepath.Join(s.Shard(1).Path(), "fields.idx.tmp", stands), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := remove(s.Store); (err != nil) != half {
+					t.Errorf("%v, want an error: %t", err, half)
+				}
+				if _, err := s.SeriesCardinality(t.Context(), "db"); err != nil && !half {
+					t.Errorf("the series cannot be counted: %v", err)
+				}
+				if !half {
+					return
+				}
+				err := remove(s.Store)
+				if errors.Is(err, tsdb.ErrShardNotFound) {
+					return // the engine knows one shard no more, whether it could remove it or not
+				}
+				if err == nil || !strings.Contains(err.Error(), "restart this node: ") {
+					t.Errorf("the second time: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// A delete writes the index of fields at its end, and a shard that was closed meanwhile was closed by half.
+func TestDatabaseIsDroppedWhileItsIndexesOfFieldsAreWritten(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t, tsdb.TSI1IndexName)
+	for id := range uint64(20) {
+		if err := s.CreateShard("db", "rp", id, true); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.WriteToShard(tsdb.WriteContext{}, id, []models.Point{point("a")}); err != nil {
+			t.Fatal(err)
+		}
+		stop, ended := make(chan struct{}), make(chan struct{})
+		sh := s.Shard(id)
+		go func() {
+			defer close(ended)
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					fieldindex.Flush(sh) // fails when the shard is closed
+				}
+			}
+		}()
+		if err := s.DeleteDatabase("db", 0); err != nil {
+			t.Error(err)
+		}
+		close(stop)
+		<-ended
+	}
+}
+
 func point(series string) models.Point {
 	return models.MustNewPoint("m", models.NewTags(map[string]string{"s": series}), models.Fields{"v": 1.0}, time.Unix(0, 1))
 }
@@ -218,8 +296,9 @@ func mustStore(t *testing.T, index string) written {
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
 	writes := writecache.Wrap(s, zap.NewNop())
+	dropped := New(s, writes.Hold)
+	t.Cleanup(func() { dropped.Close() })
 	t.Cleanup(func() { writes.Close() })
-	return written{New(s, writes.Hold), writes}
+	return written{dropped, writes}
 }

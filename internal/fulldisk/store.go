@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/writecache"
 )
 
@@ -209,6 +210,13 @@ func (s *Store) reopen(id uint64) error {
 	if err := s.quiet(sh); err != nil {
 		sh.SetNewReadersBlocked(false)
 		return err
+	}
+	// A shard that cannot write its index of fields when it is closed is closed by half, and ends the process later.
+	if _, closed := sh.Engine(); closed == nil {
+		if err := fieldindex.Flush(sh); err != nil {
+			sh.SetNewReadersBlocked(false)
+			return err
+		}
 	}
 	if err := sh.Close(); err != nil {
 		return fmt.Errorf("close: %w", err)

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"concord/internal/drops"
 	"concord/internal/writecache"
 )
 
@@ -224,5 +225,33 @@ func TestShardGoesOnOnceThereIsSpace(t *testing.T) {
 	mustClose(t, s)
 	if got := count(t, mustOpen(t, dir)); got != n {
 		t.Errorf("%d points of %d after a start", got, n)
+	}
+}
+
+// A full disk is made empty by dropping what is not needed.
+func TestDatabaseIsDroppedOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir, fill, _ := small(t)
+	s := mustOpen(t, dir)
+	if err := s.CreateShard("db", "rp", shard, true); err != nil {
+		t.Fatal(err)
+	}
+	wide := []byte("m f=1") // its index of fields does not fit in what fill leaves
+	for i := range 5000 {
+		wide = fmt.Appendf(wide, ",f%d=1", i)
+	}
+	points, err := models.ParsePoints(wide)
+	if err == nil {
+		err = s.WriteToShard(tsdb.WriteContext{}, shard, points)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill()
+	if err := drops.New(s.Store.Store, s.Hold).DeleteDatabase("db", 0); err != nil {
+		t.Fatal(err)
+	}
+	if left := s.ShardIDs(); len(left) != 0 {
+		t.Errorf("shards %d are left", left)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"sync"
 
@@ -118,11 +119,66 @@ func setUnflushed(sh *tsdb.Shard, is bool) {
 // share one.
 var flushing [64]sync.Mutex
 
+// HoldIndexes keeps the indexes of fields of shards for its caller until release is called: nobody else writes them.
+func HoldIndexes(shards ...*tsdb.Shard) (release func()) {
+	var hold [len(flushing)]bool
+	for _, sh := range shards {
+		hold[sh.ID()%uint64(len(flushing))] = true
+	}
+	for i := range flushing { // all in the same order
+		if hold[i] {
+			flushing[i].Lock()
+		}
+	}
+	return func() {
+		for i := range flushing {
+			if hold[i] {
+				flushing[i].Unlock()
+			}
+		}
+	}
+}
+
+// BeforeDrop is to be called before the engine drops shards, and release after it. The engine closes them first, which
+// writes the indexes of fields that have a log. Where that fails, a shard is closed by half, and the engine ends the
+// process when the shard is used or closed again. It fails on a full disk, and while a delete writes the same index. So
+// they are written here. It is no error when that fails, as the shards are to go: the engine then removes the log.
+func BeforeDrop(shards ...*tsdb.Shard) (release func()) {
+	release = HoldIndexes(shards...)
+	var writes errgroup.Group
+	writes.SetLimit(32) // they wait for the disk
+	for _, sh := range shards {
+		set := fieldSet(sh)
+		if set == nil {
+			continue
+		}
+		writes.Go(func() error {
+			if _, err := os.Lstat(set.ChangesPath()); err == nil {
+				_ = Write(sh, set)
+			}
+			return nil
+		})
+	}
+	writes.Wait()
+	return release
+}
+
+// Write writes the index of fields of a shard that is held. A file that a crash left half written would stand in the
+// way.
+func Write(sh *tsdb.Shard, set *tsdb.MeasurementFieldSet) error {
+	err := set.WriteToFile()
+	if errors.Is(err, fs.ErrExist) {
+		if err := os.Remove(filepath.Join(sh.Path(), File+".tmp")); err != nil {
+			return err
+		}
+		err = set.WriteToFile()
+	}
+	return err
+}
+
 // Flush writes the index of fields of an open shard to disk, durably.
 func Flush(sh *tsdb.Shard) (err error) {
-	lock := &flushing[sh.ID()%uint64(len(flushing))]
-	lock.Lock()
-	defer lock.Unlock()
+	defer HoldIndexes(sh)()
 	defer func() {
 		if p := recover(); p != nil { // the shard was closed meanwhile
 			err = fmt.Errorf("%v", p)
@@ -188,7 +244,7 @@ func additions(fields, have map[string]map[string]influxql.DataType) (out tsdb.F
 // meanwhile, to be logged again. It is changed when a field got another type meanwhile: the file may have either.
 func flush(sh *tsdb.Shard, set *tsdb.MeasurementFieldSet) (again tsdb.FieldChanges, changed bool, err error) {
 	have := fieldsOf(set)
-	if err := set.WriteToFile(); err != nil {
+	if err := Write(sh, set); err != nil {
 		return nil, false, err
 	}
 	// The engine syncs the folder before it removes the log: after a power loss the log could be back.

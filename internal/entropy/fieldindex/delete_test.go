@@ -65,14 +65,14 @@ func TestDeleteThatCouldNotWriteTheIndexFails(t *testing.T) {
 	each(t, func(t *testing.T, n *node) {
 		n.write("m f=1 1", "a f=1 1")
 		torn := filepath.Join(n.dir(), tornName)
-		if err := os.WriteFile(torn, nil, 0o644); err != nil {
+		if err := os.MkdirAll(filepath.Join(torn, "x"), 0o755); err != nil { // a file would be removed
 			t.Fatal(err)
 		}
 		drop := func() error { return AfterDelete(n.Store, db, func() error { return n.DeleteMeasurement(db, "m") }) }
 		if err := drop(); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Fatalf("the delete returned %v", err)
 		}
-		if err := os.Remove(torn); err != nil {
+		if err := os.RemoveAll(torn); err != nil {
 			t.Fatal(err)
 		}
 		if err := drop(); err != nil {

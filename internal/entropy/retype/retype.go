@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +21,7 @@ import (
 
 	"concord/internal/durable"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/scan"
 	"concord/internal/entropy/tsmfile"
 )
@@ -286,7 +286,9 @@ func (c *Copy) index(engine *tsm1.Engine, f Field) error {
 		}
 	}
 	if e := c.step("write index"); e == nil {
-		err = errors.Join(err, writeIndex(c.Shard, set))
+		release := fieldindex.HoldIndexes(c.Shard)
+		err = errors.Join(err, fieldindex.Write(c.Shard, set))
+		release()
 	} else {
 		err = errors.Join(err, e)
 	}
@@ -295,18 +297,6 @@ func (c *Copy) index(engine *tsm1.Engine, f Field) error {
 		return fmt.Errorf("write the field index of shard %d: %w", c.Shard.ID(), err)
 	}
 	return nil
-}
-
-// writeIndex writes the field index to its file. One that a crash left half written would stand in the way.
-func writeIndex(shard *tsdb.Shard, set *tsdb.MeasurementFieldSet) error {
-	err := set.WriteToFile()
-	if errors.Is(err, fs.ErrExist) {
-		if err := os.Remove(filepath.Join(shard.Path(), "fields.idx.tmp")); err != nil {
-			return err
-		}
-		err = set.WriteToFile()
-	}
-	return err
 }
 
 func engineType(t digest.Type) influxql.DataType {
