@@ -261,7 +261,7 @@ func (c *Config) httpScheme() string {
 func (c *Config) engine() tsdb.Config {
 	e := c.Data
 	if e.MaxConcurrentDeletes == 0 {
-		e.MaxConcurrentDeletes = runtime.GOMAXPROCS(0)
+		e.MaxConcurrentDeletes = 4 * runtime.GOMAXPROCS(0) // they wait for the disk: see docs/benchmarks.md
 	}
 	if e.Index == tsdb.InmemIndexName {
 		// All shards of a database share this index. A delete that drops a series sorts the IDs of its measurement in

@@ -45,7 +45,7 @@ var engineDocs = config.Texts{
 		"max-concurrent-compactions":                      "Level and full compactions at the same time; 0 is the number of processors.",
 		"max-concurrent-optimized-compactions":            "Optimized compactions at the same time; 0 is no limit of its own.",
 		"max-index-log-file-size":                         "Bytes of a tsi1 index log at which it is compacted.",
-		"max-concurrent-deletes":                          "Shards on which a delete runs at the same time; 0 is the number of processors. The index \"inmem\" allows 1.",
+		"max-concurrent-deletes":                          "Shards on which a delete runs at the same time; 0 is four for each processor. The index \"inmem\" allows 1.",
 		"series-id-set-cache-size":                        "Entries of the tsi1 cache of series by tag; 0 turns it off.",
 		"series-id-set-cache-max-size":                    "Entries up to which that cache may grow; 0 keeps its size.",
 		"series-id-set-cache-target-hit-rate":             "Fraction of hits, below 1, that the cache grows for; 0 keeps its size.",

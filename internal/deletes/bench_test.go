@@ -14,8 +14,8 @@ import (
 
 var shards = flag.Uint64("shards", 1500, "shards of BenchmarkDelete")
 
-// BenchmarkDelete is what deletes cost a store with many small shards, on one shard at a time and on as many as there
-// are processors. Half of the series in each shard go, and then their measurement.
+// BenchmarkDelete is what deletes cost a store with many small shards, on one shard at a time, on as many as there are
+// processors, and on four times as many. Half of the series in each shard go, and then their measurement.
 func BenchmarkDelete(b *testing.B) {
 	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
 		b.Run(index, func(b *testing.B) { benchmarkDelete(b, index, *shards) })
@@ -46,7 +46,7 @@ func benchmarkDelete(b *testing.B, index string, shards uint64) {
 		{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM m WHERE host = 'a'"},
 		{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m"},
 	} {
-		for _, n := range []int{1, runtime.GOMAXPROCS(0)} {
+		for _, n := range []int{1, runtime.GOMAXPROCS(0), 4 * runtime.GOMAXPROCS(0)} {
 			if n > 1 && index == tsdb.InmemIndexName {
 				continue // shards share this index: see Config.engine in package datanode
 			}
