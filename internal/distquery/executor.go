@@ -142,7 +142,7 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 	defer end()
 	defer e.logTimeout(ending, ctx, stmt.String())()
 	mapper := e.mapperOf(stmt, report, share)
-	mapper.ending = ending
+	mapper.ending, mapper.handed = ending, &handedOut{}
 	base := e.Base
 	base.ShardMapper = mapper
 	base.TSDBStore = e.Store(ending, report, share, user)
@@ -174,6 +174,9 @@ func (e *Executor) execute(ctx *query.ExecutionContext, stmt influxql.Statement,
 		err = base.ExecuteStatement(ctx, stmt)
 	}
 	ended()
+	if err != nil {
+		mapper.handed.close()
+	}
 	if over := cmp.Or(share.Err(), answer.share.Err()); over != nil {
 		return over
 	}

@@ -48,6 +48,9 @@ func (m *mapping) CreateIterator(
 	if err == nil && m.e.share != nil && mm.SystemIterator == "" {
 		itr = m.e.holds.count(itr, m.e.share, opt)
 	}
+	if err == nil {
+		m.e.handed.add(itr)
+	}
 	return itr, err
 }
 

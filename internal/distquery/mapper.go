@@ -52,6 +52,7 @@ type ShardMapper struct {
 	holds     holding                   // what its functions keep
 	compiles  *influxql.SelectStatement // it, or what it explains; nil for others
 	ending    context.Context           // ends with the statement; nil for that of each iterator
+	handed    *handedOut                // to close what is left of it; nil for none
 
 	meta  Metadata
 	store *tsdb.Store
