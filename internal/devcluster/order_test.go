@@ -90,7 +90,11 @@ func (o *order) begin(ctx context.Context, t *testing.T, rf int, falling bool) *
 	}
 	if len(o.c.Shards(r.db)) == 0 {
 		mustQuery(ctx, t, o.c, 0, "", fmt.Sprintf("CREATE DATABASE %s WITH REPLICATION %d", r.db, rf))
-		if err := o.c.Client(0).Write(ctx, r.db, "all", points(yesterday(), 0, 1)); err != nil {
+		var err error
+		if o.c.Wait(ctx, func() bool { // on a busy machine it takes longer than a node that hangs is waited for
+			err = o.c.Client(0).Write(ctx, r.db, "all", points(yesterday(), 0, 1))
+			return err == nil
+		}) != nil {
 			t.Fatal(err)
 		}
 	}
