@@ -7,11 +7,11 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 )
 
-// Deletes run on as many shards as there are processors, unless the configuration says how many. They run on one at a
+// Deletes run on four shards for each processor, unless the configuration says how many. They run on one at a
 // time when all shards share an index in memory.
 func TestDeletesRunOnSeveralShards(t *testing.T) {
 	t.Parallel()
-	for setting, want := range map[int]int{0: runtime.GOMAXPROCS(0), 1: 1, 7: 7, -1: 0} {
+	for setting, want := range map[int]int{0: 4 * runtime.GOMAXPROCS(0), 1: 1, 7: 7, -1: 0} {
 		c := NewConfig()
 		c.Data.Index = tsdb.TSI1IndexName
 		if c.Data.MaxConcurrentDeletes != 0 {

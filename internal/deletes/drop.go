@@ -35,7 +35,11 @@ func (d *Service) drop(r *rpc.DropShardsRequest) error {
 	if err != nil {
 		return err
 	}
-	r.LastShard = d.deps.Meta.State().Data.MaxShardID
+	// A node that is behind would take shards for later ones.
+	if err := d.deps.Meta.CatchUpWithOthers(context.Background()); err != nil {
+		return err
+	}
+	r.NextShard = d.deps.Meta.State().Data.MaxShardID + 1
 	ran := d.onAllNodes(nodes, func() error { return d.dropShards(r) }, func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.drop(ctx, r)
 		return resp.GetError(), err
@@ -54,10 +58,10 @@ func (d *Service) dropShards(r *rpc.DropShardsRequest) error {
 	defer leave()
 	switch what := r.What.(type) {
 	case *rpc.DropShardsRequest_Database:
-		return d.deps.Store.DeleteDatabase(what.Database, r.LastShard)
+		return d.deps.Store.DeleteDatabase(what.Database, r.NextShard)
 	case *rpc.DropShardsRequest_RetentionPolicy:
 		policy := what.RetentionPolicy
-		return d.deps.Store.DeleteRetentionPolicy(policy.GetDatabase(), policy.GetName(), r.LastShard)
+		return d.deps.Store.DeleteRetentionPolicy(policy.GetDatabase(), policy.GetName(), r.NextShard)
 	case *rpc.DropShardsRequest_ShardId:
 		// Not every node has every shard.
 		if err := d.deps.Store.DeleteShard(what.ShardId); !errors.Is(err, tsdb.ErrShardNotFound) {

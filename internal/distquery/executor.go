@@ -67,7 +67,8 @@ func (e *Executor) executeAny(ctx *query.ExecutionContext, stmt influxql.Stateme
 		return e.executeInto(ctx, sel)
 	}
 	switch stmt.(type) {
-	case *influxql.DropRetentionPolicyStatement, *influxql.DropShardStatement, *influxql.RevokeStatement:
+	case *influxql.DropDatabaseStatement, *influxql.DropRetentionPolicyStatement, *influxql.DropShardStatement,
+		*influxql.RevokeStatement:
 		// Without a leader the change itself fails with an error that says so.
 		_ = e.Refresh()
 	}

@@ -96,8 +96,8 @@ func newEmitter(cur query.Cursor, size int, part *partCount) *emitter {
 	return e
 }
 
-// yieldEvery is after how many rows a statement lets others run. The runtime lets it keep its processor for 10 ms, which
-// a small request beside it would wait for at each of its steps.
+// yieldEvery is after how many rows a statement lets others run. The runtime lets it keep its processor for 10 ms,
+// which a small request beside it would wait for at each of its steps.
 const yieldEvery = 64
 
 // next returns the next part of a series, nil at the end. partial is whether there are more parts of the answer.
@@ -163,8 +163,8 @@ func selectRows(
 	}
 }
 
-// interrupted is why a statement was ended: an interrupted cursor ends as one that has no more rows. The engine's context
-// sets its error without a lock, so that it is read after the end only.
+// interrupted is why a statement was ended: an interrupted cursor ends as one that has no more rows. The engine's
+// context sets its error without a lock, so that it is read after the end only.
 func interrupted(ctx context.Context) error {
 	select {
 	case <-ctx.Done():

@@ -36,8 +36,8 @@ type Store struct {
 	hold      func(shard uint64) (release func())
 	databases sync.RWMutex          // held for reading while something of a database is removed
 	one       keylock.Locks[string] // by database, while something of it is removed
-	making    keylock.Locks[string] // by database, for reading while a shard is made, and while it or a policy is removed
-	half      sync.Map              // why shards are closed by half: error by *tsdb.Shard
+	making    keylock.Locks[string] // by database, while it or a policy is removed; for reading while a shard is made
+	partly    sync.Map              // why shards were closed only in part: error by *tsdb.Shard
 }
 
 // New returns the store of a node. There is one for each engine's store. hold waits for the writes to a shard that are
@@ -46,17 +46,23 @@ func New(store *tsdb.Store, hold func(shard uint64) (release func())) *Store {
 	return &Store{Store: store, hold: hold}
 }
 
-// Close is that of the engine. With a shard that is closed by half, the store is left as after the end of a process.
+// Close is that of the engine. With a shard that was closed in part, the store is left as at the end of a process.
 func (s *Store) Close() error {
-	var err error
-	s.half.Range(func(sh, why any) bool {
-		err = halfClosed(sh.(*tsdb.Shard), why.(error))
-		return false
-	})
-	if err != nil {
+	if err := s.partlyClosed(func(*tsdb.Shard) bool { return true }); err != nil {
 		return err
 	}
 	return s.Store.Close()
+}
+
+// partlyClosed is an error when the engine closed one of some shards only in part.
+func (s *Store) partlyClosed(of func(*tsdb.Shard) bool) (err error) {
+	s.partly.Range(func(k, why any) bool {
+		if sh := k.(*tsdb.Shard); of(sh) {
+			err = fmt.Errorf("shard %d could not be closed: restart this node: %w", sh.ID(), why.(error))
+		}
+		return err == nil
+	})
+	return err
 }
 
 // CreateShard is that of the engine.
@@ -106,31 +112,31 @@ func (s *Store) DeleteHeldShard(id uint64) error {
 		return s.Store.DeleteShard(id)
 	}
 	defer s.lock(sh.Database())()
-	return s.remove([]*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
+	return s.remove(sh.Database(), []*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
 }
 
-// DeleteRetentionPolicy removes a policy as it was when the cluster's newest shard was last; 0 is for as it is. A request
-// may come late, when a policy of this name was made again. Shards above last are of that one, and stay.
-func (s *Store) DeleteRetentionPolicy(db, name string, last uint64) error {
+// DeleteRetentionPolicy removes a policy as it was before the cluster made the shard next; 0 removes it as it is. A
+// request may come late, when a policy of this name was made again. Shards from next on are of that one, and stay.
+func (s *Store) DeleteRetentionPolicy(db, name string, next uint64) error {
 	of := func(sh *tsdb.Shard) bool { return sh.Database() == db && sh.RetentionPolicy() == name }
 	again, err := func() (bool, error) {
 		defer s.lock(db)()
 		making := s.making.Of(db)
 		making.Lock()
 		defer making.Unlock()
-		if s.madeAfter(last, of) {
+		if s.madeLater(next, of) {
 			return true, nil
 		}
-		return false, s.remove(s.shards(of), func() error { return s.Store.DeleteRetentionPolicy(db, name) })
+		return false, s.remove(db, s.shards(of), func() error { return s.Store.DeleteRetentionPolicy(db, name) })
 	}()
 	if again {
-		return s.deleteUntil(last, of)
+		return s.deleteBefore(next, of)
 	}
 	return err
 }
 
-// DeleteDatabase removes a database as it was when the cluster's newest shard was last, as DeleteRetentionPolicy does.
-func (s *Store) DeleteDatabase(name string, last uint64) error {
+// DeleteDatabase removes a database as it was before the cluster made the shard next, as DeleteRetentionPolicy does.
+func (s *Store) DeleteDatabase(name string, next uint64) error {
 	of := func(sh *tsdb.Shard) bool { return sh.Database() == name }
 	again, err := func() (bool, error) {
 		s.databases.Lock()
@@ -138,27 +144,27 @@ func (s *Store) DeleteDatabase(name string, last uint64) error {
 		making := s.making.Of(name)
 		making.Lock()
 		defer making.Unlock()
-		if s.madeAfter(last, of) {
+		if s.madeLater(next, of) {
 			return true, nil
 		}
-		return false, s.remove(s.shards(of), func() error { return s.Store.DeleteDatabase(name) })
+		return false, s.remove(name, s.shards(of), func() error { return s.Store.DeleteDatabase(name) })
 	}()
 	if again {
-		return s.deleteUntil(last, of)
+		return s.deleteBefore(next, of)
 	}
 	return err
 }
 
-// madeAfter reports whether there are shards that were made when last was already there.
-func (s *Store) madeAfter(last uint64, of func(*tsdb.Shard) bool) bool {
-	return last != 0 && slices.ContainsFunc(s.shards(of), func(sh *tsdb.Shard) bool { return sh.ID() > last })
+// madeLater reports whether there are shards from next on.
+func (s *Store) madeLater(next uint64, of func(*tsdb.Shard) bool) bool {
+	return next != 0 && slices.ContainsFunc(s.shards(of), func(sh *tsdb.Shard) bool { return sh.ID() >= next })
 }
 
-// deleteUntil removes the shards up to last.
-func (s *Store) deleteUntil(last uint64, of func(*tsdb.Shard) bool) error {
+// deleteBefore removes the shards before next.
+func (s *Store) deleteBefore(next uint64, of func(*tsdb.Shard) bool) error {
 	var errs []error
 	for _, sh := range s.shards(of) {
-		if sh.ID() > last {
+		if sh.ID() >= next {
 			continue
 		}
 		if err := s.DeleteShard(sh.ID()); !errors.Is(err, tsdb.ErrShardNotFound) {
@@ -172,13 +178,12 @@ func (s *Store) shards(of func(*tsdb.Shard) bool) []*tsdb.Shard {
 	return slices.DeleteFunc(s.Shards(s.ShardIDs()), func(sh *tsdb.Shard) bool { return !of(sh) })
 }
 
-// remove has the engine remove shards. One that it could not close, and then closed by half, is not used any more, and
-// not closed again.
-func (s *Store) remove(shards []*tsdb.Shard, removal func() error) error {
-	for _, sh := range shards {
-		if why, half := s.half.Load(sh); half {
-			return halfClosed(sh, why.(error))
-		}
+// remove has the engine remove shards of a database. A shard that the engine closed only in part, as it could not write
+// all of it, is not used any more and not closed again. The engine looks at it when it removes others of the database,
+// so nothing of that is removed until the node is started again.
+func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) error {
+	if err := s.partlyClosed(func(sh *tsdb.Shard) bool { return sh.Database() == db }); err != nil {
+		return err
 	}
 	defer fieldindex.BeforeDrop(shards...)()
 	err := removal()
@@ -188,14 +193,10 @@ func (s *Store) remove(shards []*tsdb.Shard, removal func() error) error {
 	for _, sh := range shards {
 		if index, unready := sh.Index(); unready == nil && index == nil && s.Shard(sh.ID()) == sh {
 			sh.SetEnabled(false)
-			s.half.Store(sh, err)
+			s.partly.Store(sh, err)
 		}
 	}
 	return err
-}
-
-func halfClosed(sh *tsdb.Shard, why error) error {
-	return fmt.Errorf("shard %d could not be closed: restart this node: %w", sh.ID(), why)
 }
 
 // lock waits until nothing else is removed of a database. Who holds writes takes it after them.

@@ -120,8 +120,8 @@ func makeShardsWhile(t *testing.T, remove func(*Store) error) {
 func TestWhatWasMadeAgainStays(t *testing.T) {
 	t.Parallel()
 	for what, remove := range map[string]func(*Store, uint64) error{
-		"a database": func(s *Store, last uint64) error { return s.DeleteDatabase("db", last) },
-		"a policy":   func(s *Store, last uint64) error { return s.DeleteRetentionPolicy("db", "rp", last) },
+		"a database": func(s *Store, next uint64) error { return s.DeleteDatabase("db", next) },
+		"a policy":   func(s *Store, next uint64) error { return s.DeleteRetentionPolicy("db", "rp", next) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			t.Parallel()
@@ -139,16 +139,16 @@ func TestWhatWasMadeAgainStays(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, want := range []struct {
-				last uint64
+				next uint64
 				left []uint64
-			}{{2, []uint64{3, 4, 5}}, {2, []uint64{3, 4, 5}}, {5, []uint64{5}}} {
-				if err := remove(s.Store, want.last); err != nil {
+			}{{3, []uint64{3, 4, 5}}, {3, []uint64{3, 4, 5}}, {6, []uint64{5}}} {
+				if err := remove(s.Store, want.next); err != nil {
 					t.Fatal(err)
 				}
 				left := s.ShardIDs()
 				slices.Sort(left)
 				if !slices.Equal(left, want.left) {
-					t.Errorf("shards until %d are removed: %d are left, want %d", want.last, left, want.left)
+					t.Errorf("shards before %d are removed: %d are left, want %d", want.next, left, want.left)
 				}
 			}
 		})
@@ -200,51 +200,81 @@ func TestShardIsRemovedWhileItIsWrittenTo(t *testing.T) {
 	}
 }
 
-// A shard whose index of fields could not be written when it was closed was closed by half: the process ended when the
-// series of its database were counted, and when it was dropped again.
+// A shard whose index of fields could not be written was closed only in part: the process ended when the series of its
+// database were counted, and when it was dropped again.
 func TestShardIsDroppedWhoseIndexOfFieldsCannotBeWritten(t *testing.T) {
 	t.Parallel()
-	// The engine makes a file of this name, and fails when there is one. A folder with a file in it cannot be removed.
-	for stands, half := range map[string]bool{"": false, "x": true} {
-		for what, remove := range map[string]func(*Store) error{
-			"the database": func(s *Store) error { return s.DeleteDatabase("db", 0) },
-			"its policy":   func(s *Store) error { return s.DeleteRetentionPolicy("db", "rp", 0) },
-			"the shard":    func(s *Store) error { return s.DeleteShard(1) },
-		} {
-			t.Run(what+", "+stands, func(t *testing.T) {
-				t.Parallel()
-				s := mustStore(t, tsdb.TSI1IndexName)
-				if err := s.CreateShard("db", "rp", 1, true); err != nil {
-					t.Fatal(err)
-				}
-				if err := s.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{point("a")}); err != nil {
-					t.Fatal(err)
-				}
-				if err := os.MkdirAll(filepath.Join(s.Shard(1).Path(), "fields.idx.tmp", stands), 0o755); err != nil {
-					t.Fatal(err)
-				}
-				if err := remove(s.Store); (err != nil) != half {
-					t.Errorf("%v, want an error: %t", err, half)
-				}
-				if _, err := s.SeriesCardinality(t.Context(), "db"); err != nil && !half {
-					t.Errorf("the series cannot be counted: %v", err)
-				}
-				if !half {
-					return
-				}
-				err := remove(s.Store)
-				if errors.Is(err, tsdb.ErrShardNotFound) {
-					return // the engine knows one shard no more, whether it could remove it or not
-				}
-				if err == nil || !strings.Contains(err.Error(), "restart this node: ") {
-					t.Errorf("the second time: %v", err)
-				}
-			})
-		}
+	for what, remove := range map[string]func(*Store) error{
+		"the database": func(s *Store) error { return s.DeleteDatabase("db", 0) },
+		"its policy":   func(s *Store) error { return s.DeleteRetentionPolicy("db", "rp", 0) },
+		"the shard":    func(s *Store) error { return s.DeleteShard(1) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := mustStore(t, tsdb.TSI1IndexName)
+			mustStandInTheWay(t, s)
+			if err := remove(s.Store); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.SeriesCardinality(t.Context(), "db"); err != nil {
+				t.Errorf("the series cannot be counted: %v", err)
+			}
+		})
 	}
 }
 
-// A delete writes the index of fields at its end, and a shard that was closed meanwhile was closed by half.
+// mustStandInTheWay makes a shard, and has a folder where the engine makes a file when it writes the index of fields.
+func mustStandInTheWay(t *testing.T, s written) {
+	t.Helper()
+	err := s.CreateShard("db", "rp", 1, true)
+	if err == nil {
+		err = s.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{point("a")})
+	}
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(s.Shard(1).Path(), "fields.idx.tmp", "x"), 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A shard that is closed only in part all the same ends nothing.
+func TestShardThatCannotBeClosed(t *testing.T) {
+	t.Parallel()
+	for what, remove := range map[string]func(*Store) error{
+		"its database": func(s *Store) error { return s.DeleteDatabase("db", 0) },
+		"its policy":   func(s *Store) error { return s.DeleteRetentionPolicy("db", "rp", 0) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			s := mustStore(t, tsdb.TSI1IndexName)
+			mustStandInTheWay(t, s)
+			if err := s.CreateShard("db", "rp", 2, true); err != nil {
+				t.Fatal(err)
+			}
+			// Nor can the log of the index be removed.
+			log := filepath.Join(s.Shard(1).Path(), "fields.idxl")
+			if err := errors.Join(os.Remove(log), os.MkdirAll(filepath.Join(log, "x"), 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			if err := remove(s.Store); err == nil {
+				t.Error("it was closed")
+			}
+			if _, err := s.SeriesCardinality(t.Context(), "db"); err == nil {
+				t.Error("the series of a shard without an index are counted")
+			}
+			for _, again := range []func() error{
+				func() error { return remove(s.Store) }, func() error { return s.DeleteShard(2) }, s.Store.Close,
+			} {
+				if err := again(); err == nil || !strings.Contains(err.Error(), "restart this node: ") {
+					t.Errorf("later: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// A delete writes the index of fields at its end, and a shard that was closed meanwhile was closed only in part.
 func TestDatabaseIsDroppedWhileItsIndexesOfFieldsAreWritten(t *testing.T) {
 	t.Parallel()
 	s := mustStore(t, tsdb.TSI1IndexName)

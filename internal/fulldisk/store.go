@@ -53,7 +53,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	closed  bool
-	stalled map[uint64]bool // shards that wait to be opened anew
+	stalled map[uint64]bool        // shards that wait to be opened anew
+	shut    map[uint64]*tsdb.Shard // those of them that are closed
 }
 
 // Create makes a shard in an engine's store, as the engine's CreateShard.
@@ -63,7 +64,7 @@ type Create func(database, policy string, id uint64, enabled bool) error
 func New(store *writecache.Store, create Create, dirs []string, log *zap.Logger) *Store {
 	s := &Store{
 		Store: store, create: create, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free,
-		stalled: make(map[uint64]bool),
+		stalled: make(map[uint64]bool), shut: make(map[uint64]*tsdb.Shard),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, sh := range store.Shards(store.ShardIDs()) {
@@ -207,25 +208,46 @@ func (s *Store) reopen(id uint64) error {
 	if sh == nil {
 		return s.open(id)
 	}
-	if err := s.quiet(sh); err != nil {
-		sh.SetNewReadersBlocked(false)
-		return err
-	}
-	// A shard that cannot write its index of fields when it is closed is closed by half, and ends the process later.
-	if _, closed := sh.Engine(); closed == nil {
-		if err := fieldindex.Flush(sh); err != nil {
-			sh.SetNewReadersBlocked(false)
+	s.mu.Lock()
+	shut := s.shut[id] == sh
+	s.mu.Unlock()
+	if !shut {
+		if err := s.shutOne(sh); err != nil {
 			return err
 		}
-	}
-	if err := sh.Close(); err != nil {
-		return fmt.Errorf("close: %w", err)
 	}
 	if err := sh.Open(); err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
+	s.mu.Lock()
+	delete(s.shut, id)
+	s.mu.Unlock()
 	sh.SetEnabled(true)
 	return newSegment(sh)
+}
+
+// shutOne closes a shard, and notes that: what the engine does with a shard that is closed can end the process.
+func (s *Store) shutOne(sh *tsdb.Shard) error {
+	if _, err := sh.Engine(); err != nil {
+		return err // it is being dropped, or answers nobody for another reason
+	}
+	err := s.quiet(sh)
+	var release func()
+	if err == nil {
+		release, err = fieldindex.BeforeClose(sh)
+	}
+	if err != nil {
+		sh.SetNewReadersBlocked(false)
+		return err
+	}
+	defer release()
+	if err := sh.Close(); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.shut[sh.ID()] = sh
+	return nil
 }
 
 // open opens a shard that could not be opened at the start. One that has no folder was dropped.

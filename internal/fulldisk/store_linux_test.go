@@ -255,3 +255,26 @@ func TestDatabaseIsDroppedOnAFullDisk(t *testing.T) {
 		t.Errorf("shards %d are left", left)
 	}
 }
+
+// A shard that could be closed and not opened, as the disk was full again, ended the process at the next try.
+func TestShardThatIsClosedIsOpened(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, t.TempDir())
+	if err := s.CreateShard("db", "rp", shard, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(t, s, "a", 0, 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.shutOne(s.Shard(shard)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.reopen(shard); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := count(t, s); n != 10 {
+		t.Errorf("%d points of 10", n)
+	}
+}

@@ -2447,9 +2447,9 @@ type DropShardsRequest struct {
 	//	*DropShardsRequest_RetentionPolicy
 	//	*DropShardsRequest_ShardId
 	What isDropShardsRequest_What `protobuf_oneof:"what"`
-	// last_shard is the newest shard of the cluster when the request was made. Later ones are of a database or a policy
-	// that was made again: they stay. 0 is of an earlier version.
-	LastShard     uint64 `protobuf:"varint,4,opt,name=last_shard,json=lastShard,proto3" json:"last_shard,omitempty"`
+	// next_shard is the ID that the cluster's next shard had when the request was made. Shards from there on are of a
+	// database or a policy that was made again: they stay. 0 is of an earlier version.
+	NextShard     uint64 `protobuf:"varint,4,opt,name=next_shard,json=nextShard,proto3" json:"next_shard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2518,9 +2518,9 @@ func (x *DropShardsRequest) GetShardId() uint64 {
 	return 0
 }
 
-func (x *DropShardsRequest) GetLastShard() uint64 {
+func (x *DropShardsRequest) GetNextShard() uint64 {
 	if x != nil {
-		return x.LastShard
+		return x.NextShard
 	}
 	return 0
 }
@@ -5101,7 +5101,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x10retention_policy\x18\x02 \x01(\v2\x1f.concord.v1.DropRetentionPolicyH\x00R\x0fretentionPolicy\x12\x1b\n" +
 	"\bshard_id\x18\x03 \x01(\x04H\x00R\ashardId\x12\x1d\n" +
 	"\n" +
-	"last_shard\x18\x04 \x01(\x04R\tlastShardB\x06\n" +
+	"next_shard\x18\x04 \x01(\x04R\tnextShardB\x06\n" +
 	"\x04what\"E\n" +
 	"\x13DropRetentionPolicy\x12\x1a\n" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x12\n" +

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 
 	"github.com/influxdata/influxdb/tsdb"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"concord/internal/durable"
+	"concord/internal/keylock"
 )
 
 // AfterDelete runs a delete in a database, and writes the index of fields of each shard in which the delete dropped a
@@ -115,34 +117,43 @@ func setUnflushed(sh *tsdb.Shard, is bool) {
 	unflushed.m[sh] = true
 }
 
-// flushing are held while the index of a shard is written: the engine's temporary file has one name. Several shards
-// share one.
-var flushing [64]sync.Mutex
+// flushing is held while the index of a shard is written: the engine's temporary file has one name. By shard.
+var flushing keylock.Locks[uint64]
 
 // HoldIndexes keeps the indexes of fields of shards for its caller until release is called: nobody else writes them.
 func HoldIndexes(shards ...*tsdb.Shard) (release func()) {
-	var hold [len(flushing)]bool
+	var ids []uint64
 	for _, sh := range shards {
-		hold[sh.ID()%uint64(len(flushing))] = true
+		ids = append(ids, sh.ID())
 	}
-	for i := range flushing { // all in the same order
-		if hold[i] {
-			flushing[i].Lock()
-		}
+	slices.Sort(ids) // so that nobody waits for one who waits for them
+	ids = slices.Compact(ids)
+	for _, id := range ids {
+		flushing.Of(id).Lock()
 	}
 	return func() {
-		for i := range flushing {
-			if hold[i] {
-				flushing[i].Unlock()
-			}
+		for _, id := range ids {
+			flushing.Of(id).Unlock()
 		}
 	}
 }
 
-// BeforeDrop is to be called before the engine drops shards, and release after it. The engine closes them first, which
-// writes the indexes of fields that have a log. Where that fails, a shard is closed by half, and the engine ends the
-// process when the shard is used or closed again. It fails on a full disk, and while a delete writes the same index. So
-// they are written here. It is no error when that fails, as the shards are to go: the engine then removes the log.
+// BeforeClose is to be called before the engine closes a shard, and release after it. Closing a shard writes its index
+// of fields when that has a log. Where that fails, the engine closes the shard only in part, and ends the process when
+// the shard is used or closed again. It fails on a full disk, and while a delete writes the same index. So the index is
+// written here, and the shard is to stay open when that fails.
+func BeforeClose(sh *tsdb.Shard) (release func(), err error) {
+	release = HoldIndexes(sh)
+	was := isUnflushed(sh)
+	if err := flushHeld(sh); err != nil {
+		setUnflushed(sh, was) // it is for deletes
+		release()
+		return nil, err
+	}
+	return release, nil
+}
+
+// BeforeDrop is BeforeClose for shards that are to go. When an index cannot be written, its log is removed.
 func BeforeDrop(shards ...*tsdb.Shard) (release func()) {
 	release = HoldIndexes(shards...)
 	var writes errgroup.Group
@@ -153,8 +164,8 @@ func BeforeDrop(shards ...*tsdb.Shard) (release func()) {
 			continue
 		}
 		writes.Go(func() error {
-			if _, err := os.Lstat(set.ChangesPath()); err == nil {
-				_ = Write(sh, set)
+			if _, err := os.Lstat(set.ChangesPath()); err == nil && Write(sh, set) != nil {
+				_ = os.Remove(set.ChangesPath()) // the engine does it where it could make a file
 			}
 			return nil
 		})
@@ -177,8 +188,12 @@ func Write(sh *tsdb.Shard, set *tsdb.MeasurementFieldSet) error {
 }
 
 // Flush writes the index of fields of an open shard to disk, durably.
-func Flush(sh *tsdb.Shard) (err error) {
+func Flush(sh *tsdb.Shard) error {
 	defer HoldIndexes(sh)()
+	return flushHeld(sh)
+}
+
+func flushHeld(sh *tsdb.Shard) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // the shard was closed meanwhile
 			err = fmt.Errorf("%v", p)

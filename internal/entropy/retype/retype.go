@@ -277,6 +277,7 @@ func (c *Copy) index(engine *tsm1.Engine, f Field) error {
 	set := engine.MeasurementFieldSet()
 	fields := set.FieldsByString(f.Measurement).FieldSet()
 	fields[f.Name] = engineType(f.Type)
+	defer fieldindex.HoldIndexes(c.Shard)()
 	c.Shard.SetEnabled(false)
 	set.Delete(f.Measurement)
 	anew := set.CreateFieldsIfNotExists([]byte(f.Measurement))
@@ -286,9 +287,7 @@ func (c *Copy) index(engine *tsm1.Engine, f Field) error {
 		}
 	}
 	if e := c.step("write index"); e == nil {
-		release := fieldindex.HoldIndexes(c.Shard)
 		err = errors.Join(err, fieldindex.Write(c.Shard, set))
-		release()
 	} else {
 		err = errors.Join(err, e)
 	}
