@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 
 	"concord/internal/entropy/patch"
@@ -61,6 +62,44 @@ func TestRepairLeavesWhatWasWrittenSinceItRead(t *testing.T) {
 		}
 		if got := values(t, s, "m"); len(got) != 1 || got[0] != 2 {
 			t.Errorf("the owner has %v, want what was written last", got)
+		}
+	}
+}
+
+// Nothing says which of two values is newer, and the one of which no version is known wins. It replaces the value that
+// the repair read, although that was written lately, and nothing that was written since.
+func TestRepairReplacesWhatItRead(t *testing.T) {
+	t.Parallel()
+	for _, since := range []bool{false, true} {
+		s := mustStore(t)
+		w := mustOpen(t, NewWriter(newDeps(t, &replicationtest.Meta{Owners: []uint64{1}}, s, nil, 1)))
+		write := func(lines string) order.Version {
+			t.Helper()
+			v := w.Order.Clock.Next()
+			if err := w.accept(tsdb.WriteContext{}, shardID, db, policy, v, false, mustPoints(t, lines)); err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		mine := write("m v=2 1")
+		owners := []tsm1.Values{{tsm1.NewValue(1, 2.0)}, {tsm1.NewValue(1, 3.0)}}
+		m, err := patch.Join([]byte("m"), "v", owners, patch.Rules{}).Merge(&patch.Versions{
+			Known: []map[int64]uint64{{1: uint64(mine)}, nil}, Since: []uint64{0, uint64(w.Order.Clock.Next())},
+		})
+		if err != nil || len(m.Lacking[0]) != 1 || len(m.Lacking[0][0].Versions) != 1 {
+			t.Fatalf("the owner gets %+v, %v", m.Lacking[0], err)
+		}
+		want := 3.0
+		if since {
+			write("m v=5 1")
+			want = 5
+		}
+		version := m.Lacking[0][0].Versions[0]
+		if err := w.Repairs().WriteVersion(tsdb.WriteContext{}, shardID, version, mustPoints(t, "m v=3 1")); err != nil {
+			t.Fatal(err)
+		}
+		if got := values(t, s, "m"); len(got) != 1 || got[0] != want {
+			t.Errorf("written since: %t: the owner has %v, want %v", since, got, want)
 		}
 	}
 }

@@ -255,7 +255,7 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 		}
 		for i := range j.owners {
 			if !same[i] {
-				need[i].add(best, version)
+				need[i].add(best, cmp.Or(version, versions.replaced(i, best.UnixNano())))
 			}
 		}
 	}

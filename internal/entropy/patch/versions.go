@@ -25,6 +25,15 @@ func (v *Versions) bound(owner int) uint64 {
 	return v.Since[owner]
 }
 
+// replaced is the version of the value that an owner has at a time, 0 when it is not known. A winner of which no version
+// is known is written with it: so it replaces this value, and nothing that was written since.
+func (v *Versions) replaced(owner int, t int64) uint64 {
+	if v == nil || v.Known[owner][t] == Unsettled {
+		return 0
+	}
+	return v.Known[owner][t]
+}
+
 // Same reports whether two values are equal, bit by bit.
 func Same(a, b tsm1.Value) bool { return bytes.Equal(canonical(a), canonical(b)) }
 
