@@ -144,7 +144,7 @@ func TestHiddenMeasurementThatCannotBeHealedIsDamage(t *testing.T) {
 	h := mustHide(t)
 	h.hide(t)
 	torn := filepath.Join(h.shard.Path(), "fields.idx.tmp") // keeps the engine from writing the index
-	if err := os.WriteFile(torn, nil, 0o600); err != nil {
+	if err := os.MkdirAll(filepath.Join(torn, "x"), 0o755); err != nil { // a file would be removed
 		t.Fatal(err)
 	}
 	if _, err := h.Root(t.Context(), h.info, entropy.Everything); !errors.Is(err, fs.ErrExist) {
@@ -158,7 +158,7 @@ func TestHiddenMeasurementThatCannotBeHealedIsDamage(t *testing.T) {
 		strings.Contains(m, "\n") {
 		t.Errorf("the state is %q", m)
 	}
-	if err := os.Remove(torn); err != nil {
+	if err := os.RemoveAll(torn); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(h.SetAside(t.Context(), 1), h.Healed(t.Context(), 1)); err != nil {
