@@ -143,7 +143,7 @@ func TestHiddenMeasurementThatCannotBeHealedIsDamage(t *testing.T) {
 	t.Parallel()
 	h := mustHide(t)
 	h.hide(t)
-	torn := filepath.Join(h.shard.Path(), "fields.idx.tmp") // keeps the engine from writing the index
+	torn := filepath.Join(h.shard.Path(), "fields.idx.tmp")              // keeps the engine from writing the index
 	if err := os.MkdirAll(filepath.Join(torn, "x"), 0o755); err != nil { // a file would be removed
 		t.Fatal(err)
 	}
