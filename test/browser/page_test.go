@@ -135,7 +135,10 @@ func TestTourFromAllAgreeToRepaired(t *testing.T) {
 	tb.view("agreement")
 	tb.waitText("#sentence", "All 6 shards agree")
 	tb.view("repairs")
-	tb.wait("both repairs in the history", "document.querySelectorAll('.state.done').length === 2")
+	// On a busy machine there are others: an owner that was not in time was compared, and got no point.
+	tb.wait("both repairs in the history",
+		"[...document.querySelectorAll('main table tr')].filter((r) => "+
+			"r.querySelector('.state.done') && r.cells[4].innerText.trim() !== '0').length === 2")
 	tb.shot("repairs")
 
 	// What the page says is what every copy has.
