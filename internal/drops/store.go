@@ -119,17 +119,10 @@ func (s *Store) DeleteHeldShard(id uint64) error {
 // request may come late, when a policy of this name was made again. Shards from next on are of that one, and stay.
 func (s *Store) DeleteRetentionPolicy(db, name string, next uint64) error {
 	of := func(sh *tsdb.Shard) bool { return sh.Database() == db && sh.RetentionPolicy() == name }
-	again, err := func() (bool, error) {
-		defer s.lock(db)()
-		making := s.making.Of(db)
-		making.Lock()
-		defer making.Unlock()
-		if s.madeLater(next, of) {
-			return true, nil
-		}
-		return false, s.remove(db, s.shards(of), func() error { return s.Store.DeleteRetentionPolicy(db, name) })
-	}()
-	if again {
+	later, err := s.removeWhole(db, next, of, s.lock(db), func() error {
+		return s.Store.DeleteRetentionPolicy(db, name)
+	})
+	if later {
 		return s.deleteBefore(next, of)
 	}
 	return err
@@ -138,21 +131,29 @@ func (s *Store) DeleteRetentionPolicy(db, name string, next uint64) error {
 // DeleteDatabase removes a database as it was before the cluster made the shard next, as DeleteRetentionPolicy does.
 func (s *Store) DeleteDatabase(name string, next uint64) error {
 	of := func(sh *tsdb.Shard) bool { return sh.Database() == name }
-	again, err := func() (bool, error) {
-		s.databases.Lock()
-		defer s.databases.Unlock()
-		making := s.making.Of(name)
-		making.Lock()
-		defer making.Unlock()
-		if s.madeLater(next, of) {
-			return true, nil
-		}
-		return false, s.remove(name, s.shards(of), func() error { return s.Store.DeleteDatabase(name) })
-	}()
-	if again {
+	s.databases.Lock()
+	later, err := s.removeWhole(name, next, of, s.databases.Unlock, func() error {
+		return s.Store.DeleteDatabase(name)
+	})
+	if later {
 		return s.deleteBefore(next, of)
 	}
 	return err
+}
+
+// removeWhole removes a database or a policy with its folders, and calls unlock. Later reports that it has shards from
+// next on: then nothing is removed.
+func (s *Store) removeWhole(
+	db string, next uint64, of func(*tsdb.Shard) bool, unlock func(), removal func() error,
+) (later bool, err error) {
+	defer unlock()
+	making := s.making.Of(db)
+	making.Lock()
+	defer making.Unlock()
+	if s.madeLater(next, of) {
+		return true, nil
+	}
+	return false, s.remove(db, s.shards(of), removal)
 }
 
 // madeLater reports whether there are shards from next on.

@@ -212,7 +212,7 @@ func (s *Store) reopen(id uint64) error {
 	shut := s.shut[id] == sh
 	s.mu.Unlock()
 	if !shut {
-		if err := s.shutOne(sh); err != nil {
+		if err := s.closeShard(sh); err != nil {
 			return err
 		}
 	}
@@ -226,8 +226,8 @@ func (s *Store) reopen(id uint64) error {
 	return newSegment(sh)
 }
 
-// shutOne closes a shard, and notes that: what the engine does with a shard that is closed can end the process.
-func (s *Store) shutOne(sh *tsdb.Shard) error {
+// closeShard closes a shard, and notes that: what the engine does with a shard that is closed can end the process.
+func (s *Store) closeShard(sh *tsdb.Shard) error {
 	if _, err := sh.Engine(); err != nil {
 		return err // it is being dropped, or answers nobody for another reason
 	}

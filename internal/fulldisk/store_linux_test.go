@@ -266,7 +266,7 @@ func TestShardThatIsClosedIsOpened(t *testing.T) {
 	if err := write(t, s, "a", 0, 10); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.shutOne(s.Shard(shard)); err != nil {
+	if err := s.closeShard(s.Shard(shard)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
