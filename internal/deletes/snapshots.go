@@ -7,6 +7,8 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 const (
@@ -35,10 +37,19 @@ func betweenSnapshots(store *tsdb.Store, db string, run func() error) error {
 			again = again || c.snapshotBytes() != c.before
 		}
 		if !again {
-			return nil
+			return checkTombstones(caches)
 		}
 	}
 	return errors.New("a cache snapshot began each time the delete ran: run it again when fewer writes come in")
+}
+
+func checkTombstones(caches []shardCache) error {
+	for _, c := range caches {
+		if err := tsmfile.CheckTombstones(c.engine); err != nil {
+			return fmt.Errorf("look for the tombstones of a delete: %w", err)
+		}
+	}
+	return nil
 }
 
 // shardCache is the cache of a shard.

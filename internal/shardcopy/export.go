@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/entropy/scrub"
+	"concord/internal/entropy/tsmfile"
 )
 
 const (
@@ -88,7 +89,7 @@ func snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
 		wake(sh)
 	}
 	for try := range snapshotTries {
-		if dir, err = store.CreateShardSnapshot(id, false); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
+		if dir, err = tsmfile.Snapshot(store, id); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
 			return dir, err
 		}
 		time.Sleep(time.Duration(try+1) * 200 * time.Millisecond)

@@ -15,6 +15,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	_ "github.com/influxdata/influxdb/tsdb/engine"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
@@ -23,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/drops"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
 )
 
@@ -109,6 +111,53 @@ func TestDeletesAreCarriedOutOnTheFilesThatLeave(t *testing.T) {
 	}
 	if n := series(t, src, 7); n != 2 {
 		t.Errorf("the source has %d series, want 2", n)
+	}
+}
+
+// The engine does not see the first tombstones of a file for which it is asked while a delete writes them.
+func TestWhatTheEngineDoesNotKnowAsDeletedDoesNotLeave(t *testing.T) {
+	t.Parallel()
+	for name, hosts := range map[string][]string{"some series": {"b"}, "all": {"a", "b"}} {
+		src, dst := mustStore(t), mustStore(t)
+		mustWrite(t, src, 7, "m,host=a v=1 1\nm,host=b v=1 1")
+		if err := flush(src, 7); err != nil {
+			t.Fatal(err)
+		}
+		engine, err := tsmfile.EngineOf(src.Shard(7))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range engine.FileStore.Files() {
+			batch := f.BatchDelete()
+			for _, host := range hosts {
+				key := tsm1.SeriesFieldKeyBytes("m,host="+host, "v")
+				if err := batch.DeleteRange([][]byte{key}, 1, 1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			f.TombstoneStats()
+			if err := batch.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if f.HasTombstones() {
+				t.Fatal("the engine is right: tsmfile.CheckTombstones is not needed any more")
+			}
+		}
+		var b bytes.Buffer
+		if err := Export(src, 7, Range{}, &b); err != nil {
+			t.Fatal(err)
+		}
+		if err := Import(dst, "db", "rp", 9, &b); err != nil {
+			t.Fatal(err)
+		}
+		if n := series(t, dst, 9); n != int64(2-len(hosts)) {
+			t.Errorf("%s deleted: the copy has %d series", name, n)
+		}
+		for _, f := range engine.FileStore.Files() {
+			if !f.HasTombstones() {
+				t.Errorf("%s deleted: the engine does not know the tombstones", name)
+			}
+		}
 	}
 }
 

@@ -227,7 +227,10 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 		return nil, err
 	}
 	defer points.Close()
-	state := points.State()
+	state, err := points.State()
+	if err != nil {
+		return nil, fmt.Errorf("digest of shard %d: %w", shard.ID(), err)
+	}
 	if old != nil && old.state == state && points.Flushed() {
 		old.Reused = int(old.count)
 		return old, nil

@@ -2,6 +2,7 @@ package digest_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -12,10 +13,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 	"pgregory.net/rapid"
 
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/tsmfile"
 )
 
 type fataler interface{ Fatal(...any) }
@@ -128,6 +131,32 @@ func TestCacheSeesWhatLeavesTheWriteCache(t *testing.T) {
 	if err := c.store.DeleteMeasurement("db", "a"); err != nil {
 		t.Fatal(err)
 	}
+	c.same(t)
+}
+
+// The engine does not see the first tombstones of a file for which it is asked while a delete writes them.
+func TestCacheSeesTombstonesThatTheEngineDoesNot(t *testing.T) {
+	t.Parallel()
+	c := newCached(t)
+	c.write(t, fmt.Sprintf("a f0=1 %d\na f0=2 %d", shardRange.Start, shardRange.Start+1))
+	engine, err := tsmfile.EngineOf(c.store.Shard(1))
+	if err == nil {
+		err = engine.WriteSnapshot()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.same(t)
+	if err := engine.FileStore.Apply(func(f tsm1.TSMFile) error { // as deletes do
+		batch := f.BatchDelete()
+		first, _ := f.KeyRange()
+		err := batch.DeleteRange([][]byte{first}, shardRange.Start, shardRange.Start)
+		f.TombstoneStats()
+		return errors.Join(err, batch.Commit())
+	}); err != nil {
+		t.Fatal(err)
+	}
+	c.deletes++
 	c.same(t)
 }
 

@@ -209,8 +209,7 @@ func (s closedShard) removeOthers(have types, kept string) error {
 		if err := scrub.Keep(r.Path(), kept); err != nil {
 			return err
 		}
-		tombstones := strings.TrimSuffix(r.Path(), filepath.Ext(r.Path())) + ".tombstone"
-		if err := scrub.Keep(tombstones, kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := scrub.Keep(tsmfile.TombstonePath(r.Path()), kept); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return r.Delete(keys)

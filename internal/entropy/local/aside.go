@@ -118,7 +118,7 @@ func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 
 // keepFiles moves a snapshot of a shard's files aside.
 func (l *Local) keepFiles(id uint64) (kept string, err error) {
-	dir, err := l.Store.CreateShardSnapshot(id, false)
+	dir, err := tsmfile.Snapshot(l.Store.Store, id)
 	if err != nil {
 		return "", err
 	}

@@ -116,6 +116,9 @@ func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 			return kept, fmt.Errorf("remove values of field %q of %q from shard %d: %w",
 				f.Name, f.Measurement, c.Shard.ID(), err)
 		}
+		if err := tsmfile.CheckTombstones(engine); err != nil {
+			return kept, fmt.Errorf("look for the tombstones of shard %d: %w", c.Shard.ID(), err)
+		}
 	}
 	if err := c.step("index"); err != nil {
 		return kept, err

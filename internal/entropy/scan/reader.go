@@ -175,15 +175,18 @@ func (r *Reader) hold(l tsm1.TSMFile) (*file, error) {
 }
 
 // State is a fingerprint of all files, with their tombstones, as of the last Seek; never 0.
-func (r *Reader) State() uint64 {
+func (r *Reader) State() (uint64, error) {
 	r.buf = r.buf[:0]
 	for _, f := range r.files {
-		t := f.TombstoneStats()
+		t, err := tsmfile.StatTombstones(f.Path())
+		if err != nil {
+			return 0, err
+		}
 		r.buf = binary.BigEndian.AppendUint64(r.buf, f.id)
 		r.buf = binary.BigEndian.AppendUint64(r.buf, uint64(t.LastModified))
 		r.buf = binary.BigEndian.AppendUint32(r.buf, t.Size)
 	}
-	return max(xxh3.Hash(r.buf), 1)
+	return max(xxh3.Hash(r.buf), 1), nil
 }
 
 // Flushed tells whether the write cache of the shard is empty.
