@@ -145,9 +145,15 @@ func (r Repairs) Versions(shard uint64, points []patch.Region) (patch.PointVersi
 		out.Since = uint64(since)
 		return out, nil
 	}
+	out.Written = make([]uint64, len(points))
 	for i, p := range points {
-		v, since := journal.Certain(order.KeyOf(shard, p.Series, p.Field, p.Min))
+		key := order.KeyOf(shard, p.Series, p.Field, p.Min)
+		v, since := journal.Certain(key)
 		out.Versions[i], out.Since = uint64(v), max(out.Since, uint64(since))
+		if v == 0 || v == order.Unsettled {
+			v, _, _ = journal.Written(key) // without what cannot be read
+		}
+		out.Written[i] = uint64(v)
 	}
 	return out, nil
 }

@@ -67,10 +67,11 @@ func TestRepairLeavesWhatWasWrittenSinceItRead(t *testing.T) {
 }
 
 // Nothing says which of two values is newer, and the one of which no version is known wins. It replaces the value that
-// the repair read, although that was written lately, and nothing that was written since.
+// the repair read, although that was written lately, and nothing that was written since. When a write failed, the
+// version of the value is not known for certain.
 func TestRepairReplacesWhatItRead(t *testing.T) {
 	t.Parallel()
-	for _, since := range []bool{false, true} {
+	for _, tt := range []struct{ failed, since bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
 		s := mustStore(t)
 		w := mustOpen(t, NewWriter(newDeps(t, &replicationtest.Meta{Owners: []uint64{1}}, s, nil, 1)))
 		write := func(lines string) order.Version {
@@ -82,15 +83,29 @@ func TestRepairReplacesWhatItRead(t *testing.T) {
 			return v
 		}
 		mine := write("m v=2 1")
+		known := mine
+		if tt.failed {
+			_, failing, err := w.Order.Journal.Begin(shardID, w.Order.Clock.Next(), mustPoints(t, "m v=4 1"), false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			failing.Failed(nil)
+			known = order.Unsettled
+		}
+		says, err := w.Repairs().Versions(shardID, []patch.Region{{Series: []byte("m"), Field: "v", Min: 1, Max: 1}})
+		if err != nil || says.Versions[0] != uint64(known) || says.Written[0] != uint64(mine) {
+			t.Fatalf("%+v: the owner says %+v, %v, want %d and %d", tt, says, err, known, mine)
+		}
 		owners := []tsm1.Values{{tsm1.NewValue(1, 2.0)}, {tsm1.NewValue(1, 3.0)}}
 		m, err := patch.Join([]byte("m"), "v", owners, patch.Rules{}).Merge(&patch.Versions{
-			Known: []map[int64]uint64{{1: uint64(mine)}, nil}, Since: []uint64{0, uint64(w.Order.Clock.Next())},
+			Known: []map[int64]uint64{{1: says.Versions[0]}, nil}, Since: []uint64{0, uint64(w.Order.Clock.Next())},
+			Written: []map[int64]uint64{{1: says.Written[0]}, nil},
 		})
 		if err != nil || len(m.Lacking[0]) != 1 || len(m.Lacking[0][0].Versions) != 1 {
 			t.Fatalf("the owner gets %+v, %v", m.Lacking[0], err)
 		}
 		want := 3.0
-		if since {
+		if tt.since {
 			write("m v=5 1")
 			want = 5
 		}
@@ -99,7 +114,7 @@ func TestRepairReplacesWhatItRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := values(t, s, "m"); len(got) != 1 || got[0] != want {
-			t.Errorf("written since: %t: the owner has %v, want %v", since, got, want)
+			t.Errorf("%+v: the owner has %v, want %v", tt, got, want)
 		}
 	}
 }

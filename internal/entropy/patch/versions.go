@@ -12,6 +12,9 @@ type Versions struct {
 	Known []map[int64]uint64
 	// Since, by owner, is a version that those which are not known are not above.
 	Since []uint64
+	// Written has, by time, by owner, the greatest version with which a point was written for certain. A write that
+	// failed may have replaced it since, so that its version is not known. A point that is not in it has none.
+	Written []map[int64]uint64
 }
 
 // Unsettled is the version of a point that is being written, or was when it was looked at: nothing follows from it.
@@ -25,13 +28,13 @@ func (v *Versions) bound(owner int) uint64 {
 	return v.Since[owner]
 }
 
-// replaced is the version of the value that an owner has at a time, 0 when it is not known. A winner of which no version
-// is known is written with it: so it replaces this value, and nothing that was written since.
+// replaced is a version that the value of an owner at a time is not below, 0 when none is known. A winner of which no
+// version is known is written with it: so it replaces this value, and nothing that was written since.
 func (v *Versions) replaced(owner int, t int64) uint64 {
-	if v == nil || v.Known[owner][t] == Unsettled {
+	if v == nil {
 		return 0
 	}
-	return v.Known[owner][t]
+	return v.Written[owner][t]
 }
 
 // Same reports whether two values are equal, bit by bit.
@@ -87,6 +90,7 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 type PointVersions struct {
 	Versions []uint64 // by point; 0 where it is not known, and Unsettled while the point is being written
 	Since    uint64   // a version that is not known is not above it
+	Written  []uint64 // by point: as in package patch's Versions; 0 for none, and nil for a node that does not tell
 	// Clock is the version of now, from before the points were looked up. For a minute the node knows what is written
 	// after it. 0 is for a node that cannot tell.
 	Clock uint64

@@ -18,7 +18,9 @@ func TestNewestValueWins(t *testing.T) {
 		const writes = 6
 		n := rapid.IntRange(2, 5).Draw(t, "owners")
 		owners := make([]tsm1.Values, n)
-		v := &patch.Versions{Known: make([]map[int64]uint64, n), Since: make([]uint64, n)}
+		v := &patch.Versions{
+			Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
+		}
 		newest, latest := uint64(0), uint64(0) // of what owners have, and of what they may have forgotten
 		known := false                         // an owner knows the version of the newest
 		unsettled := false                     // an owner does not know what it will have
@@ -36,6 +38,9 @@ func TestNewestValueWins(t *testing.T) {
 			}
 			owners[i] = tsm1.Values{tsm1.NewValue(7, int64(last))}
 			knows := last > v.Since[i]
+			if knows || rapid.Bool().Draw(t, "a write failed since") {
+				v.Written[i] = map[int64]uint64{7: last}
+			}
 			if rapid.Bool().Draw(t, "is being written") {
 				unsettled = true
 				v.Known[i] = map[int64]uint64{7: patch.Unsettled}
@@ -67,11 +72,15 @@ func TestNewestValueWins(t *testing.T) {
 			t.Errorf("%d is known to be the newest, and %s was chosen: %s", newest, chosen.Value, chosen.Why)
 		}
 		for i, blocks := range m.Lacking {
-			if len(blocks) == 0 || chosen.Why != patch.WhyNewer {
+			want := newest
+			if chosen.Why != patch.WhyNewer {
+				want = v.Written[i][7]
+			}
+			if len(blocks) == 0 || want == 0 {
 				continue
 			}
-			if b := blocks[0]; len(b.Versions) != 1 || b.Versions[0] != newest {
-				t.Errorf("owner %d gets the point with versions %v, not %d", i, b.Versions, newest)
+			if b := blocks[0]; len(b.Versions) != 1 || b.Versions[0] != want {
+				t.Errorf("owner %d gets the point with versions %v, not %d", i, b.Versions, want)
 			}
 		}
 	})

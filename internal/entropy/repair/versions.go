@@ -3,6 +3,7 @@ package repair
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
@@ -95,13 +96,15 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 	out := make([]patch.Versions, len(conflicts))
 	n := len(f.set.Copies)
 	for i := range out {
-		out[i] = patch.Versions{Known: make([]map[int64]uint64, n), Since: make([]uint64, n)}
+		out[i] = patch.Versions{
+			Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
+		}
 	}
 	for k, c := range f.set.Copies {
 		q := question{finder: f, copy: c}
 		for i := range conflicts {
-			known := make(map[int64]uint64)
-			out[i].Known[k] = known
+			to := answers{known: make(map[int64]uint64), written: make(map[int64]uint64)}
+			out[i].Known[k], out[i].Written[k] = to.known, to.written
 			differing := conflicts[i].Differing
 			for _, v := range conflicts[i].owners[k] {
 				for len(differing) > 0 && differing[0] < v.UnixNano() {
@@ -110,7 +113,7 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 				if len(differing) == 0 || differing[0] != v.UnixNano() {
 					continue
 				}
-				if err := q.add(ctx, conflicts[i].Region, v, known); err != nil {
+				if err := q.add(ctx, conflicts[i].Region, v, to); err != nil {
 					return nil, err
 				}
 			}
@@ -129,27 +132,41 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 type question struct {
 	*finder
 	copy   copies.Copy
-	asked  []patch.Region     // of one time each
-	values []tsm1.Value       // that were read, by point
-	known  []map[int64]uint64 // where the answers go, by point
-	since  uint64             // versions that are not known are not above it
+	asked  []patch.Region // of one time each
+	values []tsm1.Value   // that were read, by point
+	to     []answers      // by point
+	since  uint64         // versions that are not known are not above it
 }
 
-// add asks about a point of a series-field with a value that was read before; known takes its version.
-func (q *question) add(ctx context.Context, of patch.Region, v tsm1.Value, known map[int64]uint64) error {
+// answers takes what a copy says of the points of a series-field, by time, as patch.Versions has it.
+type answers struct{ known, written map[int64]uint64 }
+
+// settled are versions without those that are Unsettled.
+func settled(versions []uint64) []uint64 {
+	out := slices.Clone(versions)
+	for i, v := range out {
+		if v == patch.Unsettled {
+			out[i] = 0
+		}
+	}
+	return out
+}
+
+// add asks about a point of a series-field with a value that was read before.
+func (q *question) add(ctx context.Context, of patch.Region, v tsm1.Value, to answers) error {
 	if q.since == patch.Unsettled { // it cannot tell
 		return nil
 	}
 	of.Min, of.Max = v.UnixNano(), v.UnixNano()
-	q.asked, q.values, q.known = append(q.asked, of), append(q.values, v), append(q.known, known)
+	q.asked, q.values, q.to = append(q.asked, of), append(q.values, v), append(q.to, to)
 	if len(q.asked) < maxRegions {
 		return nil
 	}
 	return q.ask(ctx)
 }
 
-// ask asks about the points so far. Those whose versions are known are read again: one that is not what it was may
-// have got its version since.
+// ask asks about the points so far. Those of which the copy knows a version are read again: one that is not what it was
+// may have got its version since.
 func (q *question) ask(ctx context.Context) error {
 	if len(q.asked) == 0 {
 		return nil
@@ -163,10 +180,14 @@ func (q *question) ask(ctx context.Context) error {
 		return q.fail(q.copy, err)
 	}
 	q.since = max(q.since, answer.Since)
+	written := answer.Written
+	if written == nil {
+		written = settled(answer.Versions)
+	}
 	var again []patch.Region
 	var places []int
 	for i, v := range answer.Versions {
-		if v != 0 {
+		if v != 0 || written[i] != 0 {
 			again, places = append(again, q.asked[i]), append(places, i)
 		}
 	}
@@ -175,11 +196,16 @@ func (q *question) ask(ctx context.Context) error {
 		return err
 	}
 	for k, i := range places {
-		t := q.asked[i].Min
-		if q.known[i][t] = patch.Unsettled; len(now[k]) == 1 && patch.Same(now[k][0], q.values[i]) {
-			q.known[i][t] = answer.Versions[i]
+		t, v := q.asked[i].Min, answer.Versions[i]
+		if len(now[k]) != 1 || !patch.Same(now[k][0], q.values[i]) {
+			q.to[i].known[t] = patch.Unsettled
+			continue
 		}
+		if v != 0 {
+			q.to[i].known[t] = v
+		}
+		q.to[i].written[t] = written[i]
 	}
-	q.asked, q.values, q.known = q.asked[:0], q.values[:0], q.known[:0]
+	q.asked, q.values, q.to = q.asked[:0], q.values[:0], q.to[:0]
 	return nil
 }

@@ -65,10 +65,12 @@ func (p *peer) Versions(
 		} else if err != nil {
 			return err
 		}
-		if len(resp.Versions) != len(points) {
-			return fmt.Errorf("sent %d of %d versions", len(resp.Versions), len(points))
+		if len(resp.Versions) != len(points) || resp.Written != nil && len(resp.Written) != len(points) {
+			return fmt.Errorf("sent %d and %d of %d versions", len(resp.Versions), len(resp.Written), len(points))
 		}
-		out = patch.PointVersions{Versions: resp.Versions, Since: resp.Since, Clock: resp.Clock}
+		out = patch.PointVersions{
+			Versions: resp.Versions, Since: resp.Since, Clock: resp.Clock, Written: resp.Written,
+		}
 		return nil
 	})
 	return out, err
@@ -135,7 +137,7 @@ func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.Ver
 	} else if err != nil {
 		return nil, failure(err)
 	}
-	return &rpc.VersionsResponse{Versions: v.Versions, Since: v.Since, Clock: v.Clock}, nil
+	return &rpc.VersionsResponse{Versions: v.Versions, Since: v.Since, Clock: v.Clock, Written: v.Written}, nil
 }
 
 func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.Slice, error) {
