@@ -22,7 +22,7 @@ func (n *Node) openStore() error {
 	n.Store.EngineOptions.Config = n.cfg.engine()
 	n.Store.EngineOptions.EngineVersion = n.cfg.Data.Engine
 	n.Store.EngineOptions.IndexVersion = n.cfg.Data.Index
-	n.Store.EngineOptions.MonitorDisabled = true // it frees caches that are written to; writecache has another one
+	thresholds := writecache.Prepare(&n.Store.EngineOptions)
 	n.Store.WithLogger(n.log)
 	n.memory = local.NewMemory(n.Store, n.cfg.entropyDir(), n.log)
 	gate := scrub.NewGate(n.cfg.Data.Config) // the engine may compact as soon as it opens
@@ -40,7 +40,7 @@ func (n *Node) openStore() error {
 	if err := n.Store.Open(); err != nil {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)
 	}
-	n.cache = writecache.Wrap(n.Store, n.log)
+	n.cache = writecache.Wrap(n.Store, thresholds, n.log)
 	n.drops = drops.New(n.Store, n.cache.Hold)
 	n.onClose(n.drops.Close)
 	n.onClose(n.cache.Close)

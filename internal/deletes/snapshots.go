@@ -9,6 +9,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/entropy/tsmfile"
+	"concord/internal/writecache"
 )
 
 const (
@@ -105,7 +106,7 @@ func (c *shardCache) settle() error {
 		if !c.snapshotting() {
 			return nil
 		}
-		err := c.engine.WriteSnapshot()
+		err := writecache.WriteSnapshot(c.engine)
 		switch {
 		case err == nil:
 		case time.Now().After(end):

@@ -323,10 +323,11 @@ func mustStore(t *testing.T, index string) written {
 	s.EngineOptions.Config = tsdb.NewConfig()
 	s.EngineOptions.Config.Dir, s.EngineOptions.Config.WALDir = s.Path(), filepath.Join(dir, "wal")
 	s.EngineOptions.IndexVersion = index
+	thresholds := writecache.Prepare(&s.EngineOptions)
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
-	writes := writecache.Wrap(s, zap.NewNop())
+	writes := writecache.Wrap(s, thresholds, zap.NewNop())
 	dropped := New(s, writes.Hold)
 	t.Cleanup(func() { dropped.Close() })
 	t.Cleanup(func() { writes.Close() })

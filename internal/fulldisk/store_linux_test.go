@@ -31,12 +31,12 @@ func mustOpen(t *testing.T, dir string) *Store {
 	e.EngineOptions.Config = tsdb.NewConfig()
 	e.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
 	e.EngineOptions.IndexVersion = "tsi1"
-	e.EngineOptions.MonitorDisabled = true
+	thresholds := writecache.Prepare(&e.EngineOptions)
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
 	}
 	folders := []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}
-	s := New(writecache.Wrap(e, zap.NewNop()), e.CreateShard, folders, zap.NewNop())
+	s := New(writecache.Wrap(e, thresholds, zap.NewNop()), e.CreateShard, folders, zap.NewNop())
 	t.Cleanup(func() { mustClose(t, s) })
 	return s
 }

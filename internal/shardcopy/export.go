@@ -16,7 +16,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	intar "github.com/influxdata/influxdb/pkg/tar"
 	"github.com/influxdata/influxdb/tsdb"
@@ -30,7 +29,6 @@ import (
 const (
 	tsmSuffix       = "." + tsm1.TSMFileExtension
 	tombstoneSuffix = "." + tsm1.TombstoneFileExtension
-	snapshotTries   = 5
 	tarBuffer       = 1 << 20
 )
 
@@ -83,18 +81,12 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 	return nil
 }
 
-// snapshot waits while the engine is busy with another one: without it, what is in the cache would be left out.
+// snapshot is tsmfile.Snapshot, also of a shard that was idle.
 func snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
 	if sh := store.Shard(id); sh != nil {
 		wake(sh)
 	}
-	for try := range snapshotTries {
-		if dir, err = tsmfile.Snapshot(store, id); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
-			return dir, err
-		}
-		time.Sleep(time.Duration(try+1) * 200 * time.Millisecond)
-	}
-	return dir, err
+	return tsmfile.Snapshot(store, id)
 }
 
 // wake lets a shard write its cache to a file. The store forbids that to a shard that it finds idle. A write that comes

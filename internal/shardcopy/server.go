@@ -18,6 +18,7 @@ import (
 	"concord/internal/drops"
 	"concord/internal/entropy/pace"
 	"concord/internal/rpc"
+	"concord/internal/writecache"
 )
 
 // silence is how long a source may send nothing.
@@ -323,7 +324,7 @@ func flush(store *tsdb.Store, id uint64) error {
 	}
 	if tsm, ok := e.(*tsm1.Engine); ok {
 		wake(sh)
-		if err := tsm.WriteSnapshot(); err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
+		if err := writecache.WriteSnapshot(tsm); err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
 			return fmt.Errorf("flush shard %d: %w", id, err)
 		}
 	}

@@ -7,7 +7,8 @@
 // the engine's monitor, which looks for cold shards every ten seconds.
 //
 // So the store of this package allocates the cache before it writes, and frees cold shards while nothing writes to
-// them. The engine's monitor has to be off.
+// them. The engine's monitor has to be off. The store also says when the cache of a shard is written to a file, as
+// WriteSnapshot has to be asked for it.
 package writecache
 
 import (
@@ -27,17 +28,23 @@ import (
 // Store is an engine's store to which writes are safe, as long as all go through it.
 type Store struct {
 	*tsdb.Store
-	log    *zap.Logger
-	shards keylock.Locks[uint64] // by ID; writes hold them for reading
-	done   chan struct{}
-	stop   func() // closes done
-	wg     sync.WaitGroup
+	thresholds Thresholds
+	log        *zap.Logger
+	shards     keylock.Locks[uint64] // by ID; writes hold them for reading
+	limit      chan struct{}         // of snapshots that are written at the same time
+	failed     sync.Map              // when the last snapshot of a shard could not be written, by its ID
+	done       chan struct{}
+	stop       func() // closes done
+	wg         sync.WaitGroup
 }
 
-// Wrap returns a store over an engine's that is open, and watches its shards until Close. EngineOptions.MonitorDisabled
-// of the engine's store must be set.
-func Wrap(store *tsdb.Store, log *zap.Logger) *Store {
-	s := &Store{Store: store, log: log.With(zap.String("service", "store")), done: make(chan struct{})}
+// Wrap returns a store over an engine's that is open, and watches its shards until Close. The options of the engine are
+// those that Prepare made, which also returns the thresholds.
+func Wrap(store *tsdb.Store, thresholds Thresholds, log *zap.Logger) *Store {
+	s := &Store{
+		Store: store, thresholds: thresholds, log: log.With(zap.String("service", "store")),
+		limit: make(chan struct{}, 4*runtime.GOMAXPROCS(0)), done: make(chan struct{}),
+	}
 	s.stop = sync.OnceFunc(func() { close(s.done) })
 	s.wg.Add(1)
 	go s.monitor()
@@ -118,22 +125,27 @@ func allocateAnew(c *tsm1.Cache) {
 	}
 }
 
-// How often the monitor looks for cold shards and for tag keys with many values, as the engine's does.
+// How often the monitor looks for caches that are due, for cold shards, and for tag keys with many values, as the engine
+// does.
 const (
+	dueEvery  = time.Second
 	coldEvery = 10 * time.Second
 	tagsEvery = time.Minute
 )
 
-// monitor does what the engine's monitor would do.
+// monitor does what the engine's monitor would do, and writes snapshots of caches.
 func (s *Store) monitor() {
 	defer s.wg.Done()
-	cold, tags := time.NewTicker(coldEvery), time.NewTicker(tagsEvery)
+	due, cold, tags := time.NewTicker(dueEvery), time.NewTicker(coldEvery), time.NewTicker(tagsEvery)
+	defer due.Stop()
 	defer cold.Stop()
 	defer tags.Stop()
 	for {
 		select {
 		case <-s.done:
 			return
+		case now := <-due.C:
+			s.writeSnapshots(now)
 		case <-cold.C:
 			s.freeCold()
 		case <-tags.C:

@@ -22,11 +22,11 @@ func mustOpen(t *testing.T) *Store {
 	e := tsdb.NewStore(filepath.Join(dir, "data"))
 	e.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
 	e.EngineOptions.IndexVersion = tsdb.TSI1IndexName
-	e.EngineOptions.MonitorDisabled = true
+	thresholds := Prepare(&e.EngineOptions)
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
 	}
-	s := Wrap(e, zap.NewNop())
+	s := Wrap(e, thresholds, zap.NewNop())
 	t.Cleanup(func() {
 		s.Close()
 		if err := e.Close(); err != nil {

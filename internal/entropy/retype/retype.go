@@ -24,6 +24,7 @@ import (
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/entropy/scan"
 	"concord/internal/entropy/tsmfile"
+	"concord/internal/writecache"
 )
 
 // Field is a field of a measurement, and the type that it is to have.
@@ -132,7 +133,7 @@ func flush(ctx context.Context, engine *tsm1.Engine) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := engine.WriteSnapshot()
+		err := writecache.WriteSnapshot(engine)
 		if err == nil && engine.Cache.Size() == 0 {
 			if !engine.WALEnabled {
 				return nil

@@ -2,13 +2,11 @@ package tsmfile
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
-	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
 
@@ -31,21 +29,6 @@ func StatTombstones(tsm string) (tsm1.TombstoneStat, error) {
 	return tsm1.TombstoneStat{
 		TombstoneExists: true, Path: path, LastModified: info.ModTime().UnixNano(), Size: uint32(info.Size()),
 	}, nil
-}
-
-// Snapshot makes a folder of links to the files of a shard and to their tombstones. What is in the write cache is in a
-// file there, too. Whoever calls it removes the folder.
-func Snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
-	if sh := store.Shard(id); sh != nil {
-		engine, err := EngineOf(sh)
-		if err == nil {
-			err = CheckTombstones(engine)
-		}
-		if err != nil {
-			return "", fmt.Errorf("look for the tombstones of shard %d: %w", id, err)
-		}
-	}
-	return store.CreateShardSnapshot(id, false)
 }
 
 // CheckTombstones has the engine find the tombstones that it has not seen. It is called after deletes.

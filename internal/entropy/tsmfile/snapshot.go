@@ -1,0 +1,69 @@
+package tsmfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/writecache"
+)
+
+const snapshotTries = 5 // which wait for three seconds in all
+
+// errReplaced is for files that a compaction replaced while a snapshot was made of them.
+var errReplaced = errors.New("compactions replace its files all the time: try again")
+
+// Snapshot makes a folder of links to the files of a shard and to their tombstones. What is in the write cache is in a
+// file there, too. Whoever calls it removes the folder. Snapshot waits while another one writes the cache to a file.
+func Snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
+	sh := store.Shard(id)
+	if sh == nil {
+		return "", tsdb.ErrShardNotFound
+	}
+	for try := range snapshotTries {
+		dir, err = snapshot(sh)
+		if !errors.Is(err, tsm1.ErrSnapshotInProgress) && !errors.Is(err, errReplaced) {
+			return dir, err
+		}
+		time.Sleep(time.Duration(try+1) * 200 * time.Millisecond)
+	}
+	return "", err
+}
+
+func snapshot(sh *tsdb.Shard) (dir string, err error) {
+	engine, err := EngineOf(sh)
+	if err != nil {
+		return "", err
+	}
+	if err := writecache.WriteSnapshot(engine); err != nil {
+		return "", fmt.Errorf("write the cache to a file: %w", err)
+	}
+	if err := CheckTombstones(engine); err != nil {
+		return "", fmt.Errorf("look for tombstones: %w", err)
+	}
+	if dir, err = engine.FileStore.CreateSnapshot(); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errReplaced
+		}
+		return "", err
+	}
+	if err := complete(dir); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// complete fails when the engine (v1.13.2) linked a file that a compaction replaced meanwhile. Its link has a name that
+// nobody looks for, and what replaced it is not linked.
+func complete(dir string) error {
+	replaced, err := Glob(dir, "*."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+	if err == nil && len(replaced) > 0 {
+		err = errReplaced
+	}
+	return err
+}
