@@ -91,8 +91,12 @@ type Rules struct {
 	// could have with theirs: the majority may be with them, and a tie that is
 	// decided without them may undo an acknowledged write.
 	Absent int
-	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
+	// Doubtful owners, by owner, may have lost newer values: theirs count where no other owner has one, and where the
+	// others are tied. nil is none.
 	Doubtful []bool
+	// Copied owners, by owner, are Doubtful because their copies were made of another owner's files. What was written to
+	// them since counts. nil is none.
+	Copied []bool
 	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
 	// may not be decided may be a write that is under way.
 	MayDecide func(fingerprint uint64) bool
@@ -120,6 +124,7 @@ type Held struct {
 const (
 	WhyNewer    = "it was written last"
 	WhyMajority = "most owners have it"
+	WhyLikely   = "it was probably written last"
 	WhyOrder    = "nothing says which is newer: the greater in a fixed order"
 	WhyWhole    = "the other copies lack newer writes"
 	WhyAbsent   = "an owner that does not take part may decide otherwise"
@@ -231,7 +236,7 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 			best, version, why = versions.newest(vs)
 		}
 		if best == nil {
-			best, conflict, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent)
+			best, conflict, won, why = j.rules.vote(vs, versions)
 		}
 		switch hot := j.open[vs[0].UnixNano()]; {
 		case conflict && hot:
@@ -355,36 +360,6 @@ func trusted(vs []owned, doubtful []bool) []owned {
 		return vs
 	}
 	return out
-}
-
-// vote picks among the values of one timestamp. It is won when absent owners
-// could not change it.
-func vote(vs []owned, absent int) (best tsm1.Value, differ, won bool, why string) {
-	if len(vs) == 1 {
-		return vs[0].Value, false, true, WhyMajority
-	}
-	votes, second := 0, 0
-	var code []byte
-	for _, v := range vs {
-		c, n := canonical(v.Value), 0
-		for _, o := range vs {
-			if bytes.Equal(canonical(o.Value), c) {
-				n++
-			}
-		}
-		differ = differ || n < len(vs)
-		switch {
-		case best != nil && bytes.Equal(c, code): // the code of the empty string is empty, too
-		case n > votes || (n == votes && bytes.Compare(c, code) > 0):
-			best, votes, second, code = v.Value, n, votes, c
-		default:
-			second = max(second, n)
-		}
-	}
-	if why = WhyMajority; votes == second {
-		why = WhyOrder
-	}
-	return best, differ, absent == 0 || votes > second+absent, why
 }
 
 // fingerprint is a hash of a conflict of values: where, and who holds what.
