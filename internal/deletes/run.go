@@ -256,9 +256,12 @@ func execute(store *tsdb.Store, r *rpc.Delete) error {
 }
 
 // durably runs a delete of points so that nothing stays or comes back: neither points from a cache snapshot, nor series
-// that the engine passed over, nor, after a crash, the types of fields in measurements that were dropped.
+// that the engine passed over, nor, after a crash, the types of fields in measurements that were dropped. Nor does it
+// wait for a compaction of an index that waits for it.
 func durably(store *tsdb.Store, db string, run func() error) error {
 	return fieldindex.AfterDelete(store, db, func() error {
-		return betweenSnapshots(store, db, func() error { return overWholeLists(store, db, run) })
+		return betweenSnapshots(store, db, func() error {
+			return betweenIndexCompactions(store, db, func() error { return overWholeLists(store, db, run) })
+		})
 	})
 }
