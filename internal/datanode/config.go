@@ -268,6 +268,12 @@ func (c *Config) engine() tsdb.Config {
 		// place, while one of another shard still reads that slice: it would leave out series.
 		e.MaxConcurrentDeletes = 1
 	}
+	// The engine's cache of the series that have a tag value goes stale, and stays so until the value is evicted. A
+	// query that does not find the value reads it from the index, and caches that. It does not notice series that were
+	// written in between (engine v1.13.2, tsdb/index/tsi1/index.go: TagValueSeriesIDIterator and
+	// CreateSeriesListIfNotExists). Later queries lack them, and deletes pass over them.
+	e.SeriesIDSetCacheSize = 0
+	e.SeriesIDSetCacheMaxSize, e.SeriesIDSetCacheTargetHitRate = 0, 0 // the engine refuses them without a size
 	return e.Config
 }
 
