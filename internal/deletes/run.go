@@ -170,7 +170,7 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	if err := newer.before(hinted); err != nil {
 		return err
 	}
-	if err := execute(d.deps.Store.Store, r); err != nil {
+	if err := d.execute(r); err != nil {
 		if neverRuns(err) {
 			d.refuse(r)
 		}
@@ -238,6 +238,21 @@ func (d *Service) record(r *rpc.Delete) error {
 	}
 	d.deps.Memory.Forget(order.AtTime(time.Now().Add(-d.deps.Ran.keep.Versions)))
 	return d.deps.Ran.Record(r, d.deps.Memory.takeForgotten()...)
+}
+
+// shardsClosed is how long a delete waits for shards that are closed. It fails then, and runs again later.
+const shardsClosed = 30 * time.Second
+
+// execute runs a delete on this node's store while no shard of the database is closed.
+func (d *Service) execute(r *rpc.Delete) error {
+	ctx, cancel := context.WithTimeout(context.Background(), shardsClosed)
+	defer cancel()
+	end, err := d.deps.Store.BeginDelete(ctx, r.Database)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return execute(d.deps.Store.Store, r)
 }
 
 func execute(store *tsdb.Store, r *rpc.Delete) error {

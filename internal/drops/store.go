@@ -2,20 +2,25 @@
 package drops
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
+	"go.uber.org/zap"
 
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/keylock"
 )
 
 // Store is an engine's store of which several parts remove shards. All of them remove through it, for the engine takes
-// four things for granted that hold on a plain server most of the time, and not on a data node. This one removes
+// five things for granted that hold on a plain server most of the time, and not on a data node. This one removes
 // shards by statements and when they are too old, and also when it sees in the metadata that they were dropped.
 //
 // A shard is not removed while its database is. At its end, DeleteShard changes what the store knows of the database,
@@ -30,13 +35,25 @@ import (
 //
 // Nothing is written to a shard that is removed. With the index in memory, DeleteShard holds the list of the shard's
 // series and waits for the index. A write that creates a series holds the index and waits for the list.
+//
+// No delete runs in a database while a shard of it is closed. The delete would use the engine of the shard without its
+// lock. With the index in memory the process ends then. With the other one the two wait for each other for ever.
+// DeleteShard sees to that itself, DeleteRetentionPolicy does not. Nor does a delete run while new readers of a shard
+// are blocked: the engine finds nothing to delete then, without an error.
+//
+// Locks are taken in this order: a gate, that of the writes to a shard (hold), databases, one, making, and those of
+// fieldindex. A delete takes those of fieldindex at its end, and none of the others, while it is in a gate. So a gate
+// may be closed behind any of them but those of fieldindex. It is: when DeleteShard has failed.
 type Store struct {
 	*tsdb.Store
 
 	hold      func(shard uint64) (release func())
+	gates     sync.Map              // *gate by database
 	databases sync.RWMutex          // held for reading while something of a database is removed
 	one       keylock.Locks[string] // by database, while something of it is removed
 	making    keylock.Locks[string] // by database, while it or a policy is removed; for reading while a shard is made
+	removing  sync.Map              // the IDs of shards that are removed: none of them is made meanwhile
+	blocked   sync.Map              // what lets deletes run again when readers of a shard are not blocked: func() by ID
 	partly    sync.Map              // why shards were closed only in part: error by *tsdb.Shard
 }
 
@@ -70,6 +87,9 @@ func (s *Store) CreateShard(db, policy string, id uint64, enabled bool) error {
 	making := s.making.Of(db)
 	making.RLock()
 	defer making.RUnlock()
+	if _, ok := s.removing.Load(id); ok {
+		return tsdb.ErrShardDeletion
+	}
 	return s.Store.CreateShard(db, policy, id, enabled)
 }
 
@@ -87,6 +107,9 @@ func (s *Store) DeleteShard(id uint64) error {
 		defer close(released)
 		s.awaitGone(sh, ended)
 		release()
+		if s.Shard(id) != sh {
+			s.readersBack(id)
+		}
 	}()
 	defer func() { close(ended); <-released }()
 	return s.DeleteHeldShard(id)
@@ -107,19 +130,73 @@ func (s *Store) awaitGone(sh *tsdb.Shard, ended <-chan struct{}) {
 
 // DeleteHeldShard is DeleteShard for one who holds the writes to the shard.
 func (s *Store) DeleteHeldShard(id uint64) error {
+	defer func() {
+		if s.Shard(id) == nil {
+			s.readersBack(id)
+		}
+	}()
 	sh := s.Shard(id)
 	if sh == nil {
 		return s.Store.DeleteShard(id)
 	}
-	defer s.lock(sh.Database())()
-	return s.remove(sh.Database(), []*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
+	db := sh.Database()
+	defer s.lock(db)()
+	if sh = s.Shard(id); sh == nil {
+		return tsdb.ErrShardNotFound
+	}
+	defer s.markRemoving(db, id)()
+	err := s.remove(db, []*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
+	if err != nil && s.Shard(id) != sh {
+		return s.finish(sh, err)
+	}
+	return err
 }
+
+// markRemoving keeps a shard from being made until done. The engine forgets that it removes one when that fails.
+func (s *Store) markRemoving(db string, id uint64) (done func()) {
+	making := s.making.Of(db)
+	making.Lock() // until those end who began before the mark
+	defer making.Unlock()
+	s.removing.Store(id, nil)
+	return func() { s.removing.Delete(id) }
+}
+
+// finish removes a shard that DeleteShard took out of the store and left as it was. The engine does so when another
+// shard of the database is closed or disabled, or this one is, for it cannot tell then which series nobody has any
+// more. They stay known to the file of series. The engine does not remove them with a policy either.
+func (s *Store) finish(sh *tsdb.Shard, why error) error {
+	release, err := s.HoldDeletes(context.Background(), sh.Database()) // as DeleteShard would have waited for them
+	if err != nil {
+		return err
+	}
+	defer release()
+	defer fieldindex.BeforeDrop(sh)()
+	sh.SetEnabled(false) // whoever has it still is not to use it
+	var unclosed error
+	if !closedInPart(sh) { // or the engine would end the process
+		unclosed = sh.Close()
+	}
+	id := strconv.FormatUint(sh.ID(), 10)
+	for _, dir := range []string{
+		sh.Path(), filepath.Join(s.EngineOptions.Config.WALDir, sh.Database(), sh.RetentionPolicy(), id),
+	} {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("shard %s is not used any more, but its files cannot be removed: %w", id, err)
+		}
+	}
+	s.Logger.Warn("Removed a shard. Its series stay in the file of series, also those that no other shard has",
+		zap.Uint64("db_shard_id", sh.ID()), zap.NamedError("reason", why), zap.Error(unclosed))
+	return nil
+}
+
+// closedInPart reports whether the engine of a shard could not be closed, and its index was.
+func closedInPart(sh *tsdb.Shard) bool { return isOpen(sh) && sh.IndexType() == "" }
 
 // DeleteRetentionPolicy removes a policy as it was before the cluster made the shard next; 0 removes it as it is. A
 // request may come late, when a policy of this name was made again. Shards from next on are of that one, and stay.
 func (s *Store) DeleteRetentionPolicy(db, name string, next uint64) error {
 	of := func(sh *tsdb.Shard) bool { return sh.Database() == db && sh.RetentionPolicy() == name }
-	later, err := s.removeWhole(db, next, of, s.lock(db), func() error {
+	later, err := s.removeWhole(db, next, of, func() func() { return s.lock(db) }, func() error {
 		return s.Store.DeleteRetentionPolicy(db, name)
 	})
 	if later {
@@ -131,8 +208,8 @@ func (s *Store) DeleteRetentionPolicy(db, name string, next uint64) error {
 // DeleteDatabase removes a database as it was before the cluster made the shard next, as DeleteRetentionPolicy does.
 func (s *Store) DeleteDatabase(name string, next uint64) error {
 	of := func(sh *tsdb.Shard) bool { return sh.Database() == name }
-	s.databases.Lock()
-	later, err := s.removeWhole(name, next, of, s.databases.Unlock, func() error {
+	lock := func() func() { s.databases.Lock(); return s.databases.Unlock }
+	later, err := s.removeWhole(name, next, of, lock, func() error {
 		return s.Store.DeleteDatabase(name)
 	})
 	if later {
@@ -141,12 +218,19 @@ func (s *Store) DeleteDatabase(name string, next uint64) error {
 	return err
 }
 
-// removeWhole removes a database or a policy with its folders, and calls unlock. Later reports that it has shards from
-// next on: then nothing is removed.
+// removeWhole removes a database or a policy with its folders, once no delete runs there. Later reports that it has
+// shards from next on: then nothing is removed.
 func (s *Store) removeWhole(
-	db string, next uint64, of func(*tsdb.Shard) bool, unlock func(), removal func() error,
+	db string, next uint64, of func(*tsdb.Shard) bool, lock func() (unlock func()), removal func() error,
 ) (later bool, err error) {
-	defer unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+	defer cancel()
+	release, err := s.HoldDeletes(ctx, db)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	defer lock()()
 	making := s.making.Of(db)
 	making.Lock()
 	defer making.Unlock()
@@ -192,7 +276,7 @@ func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) er
 		return nil
 	}
 	for _, sh := range shards {
-		if index, unready := sh.Index(); unready == nil && index == nil && s.Shard(sh.ID()) == sh {
+		if closedInPart(sh) && s.Shard(sh.ID()) == sh {
 			sh.SetEnabled(false)
 			s.partly.Store(sh, err)
 		}

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"concord/internal/drops"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/writecache"
 )
@@ -31,6 +32,7 @@ const (
 	reservePart = 100         // and of a small disk this part
 	retry       = time.Second // between attempts to open a shard anew
 	readersEnd  = time.Minute // how long its readers are waited for
+	deletesEnd  = time.Minute // how long the deletes in its database are waited for
 )
 
 // Store is an engine's store whose shards survive a full disk.
@@ -43,13 +45,13 @@ const (
 // no WAL segment from before an opening is appended to.
 type Store struct {
 	*writecache.Store
-	create Create
-	log    *zap.Logger
-	dirs   []string                                         // of the data and of the WAL
-	free   func(dir string) (free, total uint64, err error) // seam
-	ctx    context.Context
-	stop   context.CancelFunc
-	wg     sync.WaitGroup
+	drops *drops.Store
+	log   *zap.Logger
+	dirs  []string                                         // of the data and of the WAL
+	free  func(dir string) (free, total uint64, err error) // seam
+	ctx   context.Context
+	stop  context.CancelFunc
+	wg    sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
@@ -57,13 +59,11 @@ type Store struct {
 	shut    map[uint64]*tsdb.Shard // those of them that are closed
 }
 
-// Create makes a shard in an engine's store, as the engine's CreateShard.
-type Create func(database, policy string, id uint64, enabled bool) error
-
-// New returns a store over an engine's store that is open.
-func New(store *writecache.Store, create Create, dirs []string, log *zap.Logger) *Store {
+// New returns a store over an engine's store that is open. Shards are made through dropping, and not closed while it
+// removes them.
+func New(store *writecache.Store, dropping *drops.Store, dirs []string, log *zap.Logger) *Store {
 	s := &Store{
-		Store: store, create: create, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free,
+		Store: store, drops: dropping, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free,
 		stalled: make(map[uint64]bool), shut: make(map[uint64]*tsdb.Shard),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -110,7 +110,7 @@ func (s *Store) CreateShard(database, policy string, id uint64, enabled bool) er
 	if err := s.room(); err != nil {
 		return err
 	}
-	err := s.create(database, policy, id, enabled)
+	err := s.drops.CreateShard(database, policy, id, enabled)
 	if full(err) {
 		s.ClearBadShardList() // or the engine tries no second time
 	}
@@ -202,12 +202,19 @@ func (s *Store) await(id uint64) {
 	}
 }
 
-// reopen closes a shard and opens it from its files.
+// reopen closes a shard and opens it from its files, while no delete runs in its database.
 func (s *Store) reopen(id uint64) error {
 	sh := s.Shard(id)
 	if sh == nil {
 		return s.open(id)
 	}
+	ctx, cancel := context.WithTimeout(s.ctx, deletesEnd)
+	defer cancel()
+	release, err := s.drops.HoldDeletes(ctx, sh.Database())
+	if err != nil {
+		return err
+	}
+	defer release()
 	s.mu.Lock()
 	shut := s.shut[id] == sh
 	s.mu.Unlock()
@@ -216,28 +223,38 @@ func (s *Store) reopen(id uint64) error {
 			return err
 		}
 	}
-	if err := sh.Open(); err != nil {
-		return fmt.Errorf("open: %w", err)
-	}
-	s.mu.Lock()
-	delete(s.shut, id)
-	s.mu.Unlock()
-	sh.SetEnabled(true)
-	return newSegment(sh)
+	return s.drops.BetweenRemovals(sh, func() error {
+		if err := sh.Open(); err != nil {
+			return fmt.Errorf("open: %w", err)
+		}
+		s.mu.Lock()
+		delete(s.shut, id)
+		s.mu.Unlock()
+		sh.SetEnabled(true)
+		return newSegment(sh)
+	})
 }
 
 // closeShard closes a shard, and notes that: what the engine does with a shard that is closed can end the process.
 func (s *Store) closeShard(sh *tsdb.Shard) error {
-	if _, err := sh.Engine(); err != nil {
+	// Not the shard is asked for its readers, which ends the process when it is removed meanwhile.
+	engine, err := sh.Engine()
+	if err != nil {
 		return err // it is being dropped, or answers nobody for another reason
 	}
-	err := s.quiet(sh)
-	var release func()
-	if err == nil {
-		release, err = fieldindex.BeforeClose(sh)
+	if err = s.quiet(engine); err == nil {
+		err = s.drops.BetweenRemovals(sh, func() error { return s.closeQuiet(sh) })
 	}
 	if err != nil {
-		sh.SetNewReadersBlocked(false)
+		engine.SetNewReadersBlocked(false)
+	}
+	return err
+}
+
+// closeQuiet closes a shard that has no readers.
+func (s *Store) closeQuiet(sh *tsdb.Shard) error {
+	release, err := fieldindex.BeforeClose(sh)
+	if err != nil {
 		return err
 	}
 	defer release()
@@ -258,24 +275,24 @@ func (s *Store) open(id uint64) error {
 	}
 	policy := filepath.Dir(found[0])
 	s.ClearBadShardList() // or the engine tries no second time
-	if err := s.create(filepath.Base(filepath.Dir(policy)), filepath.Base(policy), id, true); err != nil {
+	if err := s.drops.CreateShard(filepath.Base(filepath.Dir(policy)), filepath.Base(policy), id, true); err != nil {
 		return err
 	}
 	return newSegment(s.Shard(id))
 }
 
-// quiet keeps new readers from a shard and waits until it has none: Close waits for
-// readers, and they may need what Close holds.
-func (s *Store) quiet(sh *tsdb.Shard) error {
-	if err := sh.SetNewReadersBlocked(true); err != nil {
-		return nil // closed
+// quiet keeps new readers from the engine of a shard and waits until it has none: Close waits for readers, and they may
+// need what Close holds.
+func (s *Store) quiet(engine tsdb.Engine) error {
+	if err := engine.SetNewReadersBlocked(true); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, readersEnd)
 	defer cancel()
 	t := time.NewTicker(10 * time.Millisecond)
 	defer t.Stop()
 	for {
-		if used, err := sh.InUse(); err != nil || !used {
+		if used, err := engine.InUse(); err != nil || !used {
 			return err
 		}
 		select {

@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
 	_ "github.com/influxdata/influxdb/tsdb/engine"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
@@ -36,7 +37,8 @@ func mustOpen(t *testing.T, dir string) *Store {
 		t.Fatal(err)
 	}
 	folders := []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}
-	s := New(writecache.Wrap(e, thresholds, zap.NewNop()), e.CreateShard, folders, zap.NewNop())
+	writes := writecache.Wrap(e, thresholds, zap.NewNop())
+	s := New(writes, drops.New(e, writes.Hold), folders, zap.NewNop())
 	t.Cleanup(func() { mustClose(t, s) })
 	return s
 }
@@ -248,7 +250,7 @@ func TestDatabaseIsDroppedOnAFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	fill()
-	if err := drops.New(s.Store.Store, s.Hold).DeleteDatabase("db", 0); err != nil {
+	if err := s.drops.DeleteDatabase("db", 0); err != nil {
 		t.Fatal(err)
 	}
 	if left := s.ShardIDs(); len(left) != 0 {
@@ -276,5 +278,76 @@ func TestShardThatIsClosedIsOpened(t *testing.T) {
 	}
 	if n := count(t, s); n != 10 {
 		t.Errorf("%d points of 10", n)
+	}
+}
+
+// A delete found nothing in a shard that waited for its queries to be opened anew, and succeeded.
+func TestNoDeleteRunsWhileAShardIsOpenedAnew(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, t.TempDir())
+	if err := s.CreateShard("db", "rp", shard, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(t, s, "a", 0, 10); err != nil {
+		t.Fatal(err)
+	}
+	e, err := s.Shard(shard).Engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := e.(*tsm1.Engine).FileStore
+	if err := e.(*tsm1.Engine).WriteSnapshot(); err != nil {
+		t.Fatal(err)
+	}
+	query, err := files.TSMReader(files.Files()[0].Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened := make(chan error, 1)
+	go func() { opened <- s.reopen(shard) }()
+	await(t, "readers are blocked", func() bool { used, _ := files.InUse(); return used })
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.drops.BeginDelete(now, "db"); err == nil {
+		t.Error("a delete begins although readers are blocked")
+	}
+	query.Unref()
+	if err := <-opened; err != nil {
+		t.Fatal(err)
+	}
+	end, err := s.drops.BeginDelete(now, "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	s.stop() // nothing is waited for
+	if err := s.reopen(shard); err == nil {
+		t.Error("a shard is opened anew while a delete runs")
+	}
+	if n := count(t, s); n != 10 {
+		t.Errorf("%d points of 10", n)
+	}
+}
+
+// A shard that was dropped while it waited for its queries ended the process.
+func TestShardIsDroppedWhileItWaitsForQueries(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, t.TempDir())
+	if err := s.CreateShard("db", "rp", shard, true); err != nil {
+		t.Fatal(err)
+	}
+	sh := s.Shard(shard)
+	e, err := sh.Engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.quiet(e), s.drops.DeleteShard(shard), s.quiet(e)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.drops.BetweenRemovals(sh, sh.Open); !errors.Is(err, tsdb.ErrShardNotFound) {
+		t.Errorf("a shard that is gone is opened: %v", err)
+	}
+	if err := s.reopen(shard); err != nil {
+		t.Error(err)
 	}
 }

@@ -1,0 +1,113 @@
+package drops
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/influxdata/influxdb/tsdb"
+)
+
+// deletesEnd is how long who closes shards waits for the deletes that run in their database.
+const deletesEnd = 10 * time.Minute
+
+func (s *Store) gate(db string) *gate {
+	if g, ok := s.gates.Load(db); ok {
+		return g.(*gate)
+	}
+	g, _ := s.gates.LoadOrStore(db, new(gate))
+	return g.(*gate)
+}
+
+// BeginDelete is called before the engine deletes points of a database, and end after that. It waits while shards of
+// the database are closed or their readers are blocked, and fails when ctx ends.
+func (s *Store) BeginDelete(ctx context.Context, db string) (end func(), err error) {
+	end, err = s.gate(db).beginDelete(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("no delete can run in database %q while a shard of it is closed, "+
+			"to be removed or because its disk was full: %w", db, err)
+	}
+	return end, nil
+}
+
+// HoldDeletes waits for the deletes that run in a database. Others wait until release. Whoever closes a shard or
+// blocks its readers is to call it before. It fails when ctx ends.
+func (s *Store) HoldDeletes(ctx context.Context, db string) (release func(), err error) {
+	release, err = s.gate(db).holdDeletes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("the deletes that run in database %q do not end: %w", db, err)
+	}
+	return release, nil
+}
+
+// BetweenRemovals runs something while no shard of a database is removed. It fails when the shard was removed before.
+func (s *Store) BetweenRemovals(sh *tsdb.Shard, run func() error) error {
+	defer s.lock(sh.Database())()
+	if s.Shard(sh.ID()) != sh {
+		return tsdb.ErrShardNotFound
+	}
+	return run()
+}
+
+// SetShardNewReadersBlocked is that of the engine. Deletes of the database wait while readers are blocked and the store
+// has the shard. Retention calls it before it removes a shard. A shard that is closed has no readers.
+func (s *Store) SetShardNewReadersBlocked(id uint64, blocked bool) error {
+	sh := s.Shard(id)
+	if sh == nil {
+		return fmt.Errorf("block or let in readers of shard %d: %w", id, tsdb.ErrShardNotFound)
+	}
+	set := func() error {
+		return s.BetweenRemovals(sh, func() error {
+			if !isOpen(sh) { // the engine would end the process
+				return nil
+			}
+			return sh.SetNewReadersBlocked(blocked)
+		})
+	}
+	if !blocked {
+		defer s.readersBack(id)
+		return set()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+	defer cancel()
+	release, err := s.HoldDeletes(ctx, sh.Database())
+	if err != nil {
+		return err
+	}
+	if err := set(); err != nil {
+		release()
+		return err
+	}
+	if before, ok := s.blocked.Swap(id, release); ok {
+		before.(func())()
+	}
+	return nil
+}
+
+// readersBack lets deletes run that waited because the readers of a shard were blocked.
+func (s *Store) readersBack(id uint64) {
+	if release, ok := s.blocked.LoadAndDelete(id); ok {
+		release.(func())()
+	}
+}
+
+// ShardInUse is that of the engine.
+func (s *Store) ShardInUse(id uint64) (used bool, err error) {
+	sh := s.Shard(id)
+	if sh == nil {
+		return false, fmt.Errorf("look for readers of shard %d: %w", id, tsdb.ErrShardNotFound)
+	}
+	err = s.BetweenRemovals(sh, func() error {
+		if isOpen(sh) { // the engine would end the process
+			used, err = sh.InUse()
+		}
+		return err
+	})
+	return used, err
+}
+
+// isOpen reports whether a shard has an engine, also when it is disabled.
+func isOpen(sh *tsdb.Shard) bool {
+	_, err := sh.DiskSize()
+	return err == nil
+}
