@@ -135,6 +135,21 @@ func LeaderOf(t *testing.T, nodes []*Meta) *Meta {
 	return leader
 }
 
+// MustExecute makes a change at the node that leads. On a busy machine that may be another one than a moment ago, so the
+// change must be one that may be repeated.
+func MustExecute(t *testing.T, nodes []*Meta, op cluster.Op) any {
+	t.Helper()
+	var result any
+	var err error
+	if !Until(t, func() bool {
+		result, err = LeaderOf(t, nodes).Execute(op)
+		return err == nil
+	}) {
+		t.Fatal(err)
+	}
+	return result
+}
+
 // Others are the nodes without one of them.
 func Others(nodes []*Meta, not *Meta) (out []*Meta) {
 	for _, m := range nodes {
