@@ -30,7 +30,7 @@ func TestSeriesCountsOnce(t *testing.T) {
 // A measurement may have hundreds of thousands of fields, and a statement a call for each.
 func TestManyCallsArePlannedAndClosedInLinearTime(t *testing.T) {
 	t.Parallel()
-	const calls = 100_000
+	const calls = 300_000
 	s := &Scan{plan: &plan{}, reading: &reading{cancel: func() {}}, open: calls}
 	began := time.Now()
 	for i := range calls {
@@ -45,7 +45,7 @@ func TestManyCallsArePlannedAndClosedInLinearTime(t *testing.T) {
 	for _, v := range s.views {
 		v.Close()
 	}
-	if took := time.Since(began); took > 3*time.Second || s.open != 0 {
+	if took := time.Since(began); took > 20*time.Second || s.open != 0 {
 		t.Errorf("it took %s, and %d views are open", took, s.open)
 	}
 }

@@ -60,7 +60,7 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 		t.Error("a delete ran that is older than what this node lost: points that are newer would be lost with it")
 	}
 
-	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down(t)})
+	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
 	if err := behind.deletes.CatchUp(t.Context(), since); err == nil || !strings.Contains(err.Error(), c.meta.Nodes[3].TCPAddr) {
 		t.Errorf("%v, want an error that names the node that did not answer", err)
 	}

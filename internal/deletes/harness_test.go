@@ -162,7 +162,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 	c := &testCluster{meta: &replicationtest.Meta{}, pool: &rpc.Pool{}}
 	t.Cleanup(func() { c.pool.Close() })
 	for i, state := range states {
-		n := cluster.Node{ID: uint64(i + 1), TCPAddr: replicationtest.Down(t)}
+		n := cluster.Node{ID: uint64(i + 1), TCPAddr: replicationtest.Down}
 		var s *tsdb.Store
 		if state == "ok" {
 			s = mustStore(t)

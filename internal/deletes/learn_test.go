@@ -45,7 +45,7 @@ func TestNewNodeTellsOfDeletesThatRanBeforeIt(t *testing.T) {
 	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 2, TCPAddr: addr})
 
 	fresh, learned, freshAddr := node(3)
-	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down(t)})
+	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
 	told := make(map[uint64]bool)
 	if err := fresh.deletes.learn(t.Context(), told); err == nil || learned.Learned() {
 		t.Error("it has learned all, and a node has not answered:", err)

@@ -19,7 +19,7 @@ import (
 // A node whose clock is wrong is named in the log of the others, in their statistics and by influxd-ctl show.
 func TestWrongClocksAreNamed(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	core, logged := observer.New(zap.WarnLevel)
 	c, err := devcluster.Start(ctx, devcluster.Options{

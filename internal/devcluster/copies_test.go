@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/models"
+	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/spf13/cobra"
 
@@ -58,12 +59,15 @@ func (c *copies) after(node int, why string) {
 // mustStartCopies returns a cluster whose copies are what a test says, and are repaired by nobody.
 func mustStartCopies(t *testing.T, nodes int) (context.Context, *devcluster.Cluster, *copies) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	said := &copies{why: map[int]string{}, then: map[int]string{}}
 	c, err := devcluster.Start(ctx, devcluster.Options{
 		Dir: t.TempDir(), DataNodes: nodes, NotWhole: said.notWhole,
-		DataConfig: func(cfg *datanode.Config) { cfg.AntiEntropy.Enabled = false },
+		DataConfig: func(cfg *datanode.Config) {
+			cfg.AntiEntropy.Enabled = false
+			cfg.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -41,7 +41,7 @@ func TestDropDuringACopyLeavesNoFiles(t *testing.T) {
 	}
 	mustWait(ctx, t, c, "the copy does not begin", func() bool { return len(files()) > 0 })
 	mustQuery(ctx, t, c, 0, "", `DROP DATABASE db`)
-	within, cancel := context.WithTimeout(ctx, 5*time.Second)
+	within, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	if err := c.Wait(within, func() bool {
 		left, err := os.ReadDir(incoming)

@@ -32,6 +32,7 @@ func TestHotShardIsNeverListed(t *testing.T) {
 		cfg.AntiEntropy.Settle = itoml.Duration(4 * time.Second)
 		cfg.AntiEntropy.CheckInterval = itoml.Duration(500 * time.Millisecond)
 		cfg.HintedHandoff.Enabled = false
+		cfg.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
 	}
 	c, err := devcluster.Start(ctx, devcluster.Options{Dir: t.TempDir(), DataNodes: 3, DataConfig: config})
 	if err != nil {

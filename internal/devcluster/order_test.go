@@ -22,8 +22,8 @@ import (
 
 const (
 	clientWaits = 20 * time.Second // for the answer to a write or delete
-	hintsTime   = 30 * time.Second // for hinted handoff, when all nodes are up
-	settleTime  = 5 * time.Second  // for writes that were under way when their client got its answer
+	hintsTime   = 2 * time.Minute  // for hinted handoff, when all nodes are up
+	settleTime  = 30 * time.Second // for writes that were under way when their client got its answer
 )
 
 // order is a cluster on which schedules run, one after the other.

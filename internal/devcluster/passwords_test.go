@@ -100,7 +100,7 @@ func TestFloodOfWrongPasswords(t *testing.T) {
 		}
 		calls.Wait()
 		t.Logf("%s: %v, in %s; the right one took %s at most", tt.name, codes, time.Since(began), worst)
-		if worst > 2*time.Second {
+		if worst > 10*time.Second {
 			t.Errorf("%s: a right password took %s", tt.name, worst)
 		}
 		if codes[401]+codes[503] != flood || codes[tt.busy] < flood/4 {

@@ -43,7 +43,7 @@ func as(ctx context.Context, t *testing.T, user, method, addr, path, body string
 func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	t.Parallel()
 	notWithRace(t)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	c, err := devcluster.Start(ctx, devcluster.Options{
 		Dir: t.TempDir(), DataNodes: 3,

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/models"
+	itoml "github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -109,7 +110,7 @@ const testSecret = trust.Secret("what all nodes share")
 // all ports, mutual between nodes, the shared secret, and users.
 func startSecure(t *testing.T, ca *authority) (context.Context, *devcluster.Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	node := trust.TLS{HTTPSEnabled: true, HTTPSCertificate: ca.node("node"), HTTPSCA: ca.path}
 	c, err := devcluster.Start(ctx, devcluster.Options{
@@ -120,6 +121,7 @@ func startSecure(t *testing.T, ca *authority) (context.Context, *devcluster.Clus
 		},
 		DataConfig: func(c *datanode.Config) {
 			c.Cluster.TLS, c.Meta.TLSEnabled = node, true
+			c.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
 			c.Meta.AuthEnabled, c.Meta.InternalSharedSecret = true, testSecret
 			c.HTTPD.HTTPSEnabled, c.HTTPD.HTTPSCertificate = true, node.HTTPSCertificate
 			c.HTTPD.AuthEnabled, c.HTTPD.PingAuthEnabled, c.HTTPD.PprofAuthEnabled = true, true, true

@@ -71,6 +71,7 @@ func TestNoWindowIsMissingWhenTheRunnerStops(t *testing.T) {
 		Dir: t.TempDir(), DataNodes: 3, Lease: 3 * time.Second,
 		DataConfig: func(cfg *datanode.Config) {
 			cfg.ContinuousQuery.RunInterval = itoml.Duration(100 * time.Millisecond)
+			cfg.Cluster.WriteTimeout = itoml.Duration(30 * time.Second) // a busy machine is not a node that is away
 		},
 	})
 	if err != nil {

@@ -80,7 +80,7 @@ func TestOwnersDoNotPlanWideStatements(t *testing.T) {
 func TestStreamOfManyCallsEndsInLinearTime(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancelCause(t.Context())
-	s := &stream{ctx: ctx, cancel: cancel, calls: make([]streamedCall, 200_000)}
+	s := &stream{ctx: ctx, cancel: cancel, calls: make([]streamedCall, 600_000)}
 	began := time.Now()
 	for i := range s.calls {
 		if ctx.Err() != nil {
@@ -89,7 +89,7 @@ func TestStreamOfManyCallsEndsInLinearTime(t *testing.T) {
 		s.end(i)
 		s.end(i)
 	}
-	if took := time.Since(began); took > 3*time.Second || ctx.Err() == nil {
+	if took := time.Since(began); took > 20*time.Second || ctx.Err() == nil {
 		t.Errorf("it took %s, and ended with %v", took, ctx.Err())
 	}
 }

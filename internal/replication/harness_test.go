@@ -61,7 +61,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 		case "hung":
 			n.TCPAddr = mustServe(t, replicationtest.Hung{})
 		case "down":
-			n.TCPAddr = replicationtest.Down(t)
+			n.TCPAddr = replicationtest.Down
 		}
 		c.stores = append(c.stores, s)
 		c.meta.Nodes = append(c.meta.Nodes, n)

@@ -65,7 +65,7 @@ func TestNodeWithoutMetaNodesSaysWhatItMayLack(t *testing.T) {
 			write(30)
 			var got int
 			var warnings []string
-			if !process.Poll(10*time.Second, func() bool { got, warnings = count(); return len(warnings) > 0 }) {
+			if !process.Poll(time.Minute, func() bool { got, warnings = count(); return len(warnings) > 0 }) {
 				t.Fatalf("%d of %d points, and no warning", got, n)
 			}
 			if !strings.Contains(warnings[0], "this answer may be incomplete: this node's metadata is behind") {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -19,8 +20,8 @@ import (
 func TestHungOwnerIsNotReadAndIsCaughtUpAtOnce(t *testing.T) {
 	ctx := context.Background()
 	p := process.Start(t, process.Options{Meta: 1, Data: 3, Settings: map[string]map[string]any{
-		"hinted-handoff": {"retry-interval": "20s", "retry-max-interval": "200s"}, // a pause would show
-		"cluster":        {"write-timeout": "2s"},
+		"hinted-handoff": {"retry-interval": "60s", "retry-max-interval": "200s"}, // a pause would show
+		"cluster":        {"write-timeout": "5s"},
 	}})
 	one := p.Data[0].Client()
 	for _, q := range []string{`CREATE DATABASE two WITH REPLICATION 3`, `CREATE DATABASE alone WITH REPLICATION 1`} {
@@ -64,9 +65,11 @@ func TestHungOwnerIsNotReadAndIsCaughtUpAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var failing sync.WaitGroup
 	for s := range 8 {
-		_ = write("alone", s, 1, 1) // those on the hung node fail, and wait for it
+		failing.Go(func() { _ = write("alone", s, 1, 1) }) // those on the hung node fail, and wait for it
 	}
+	failing.Wait()
 	if !process.Poll(30*time.Second, func() bool { return hinted(t, p.Data[0].HTTP) > 0 }) {
 		t.Fatal("nothing waits for the hung node")
 	}
@@ -80,11 +83,12 @@ func TestHungOwnerIsNotReadAndIsCaughtUpAtOnce(t *testing.T) {
 			}
 		}
 	}
-	if !process.Poll(10*time.Second, func() bool { return hinted(t, p.Data[0].HTTP) == 0 }) {
+	if !process.Poll(30*time.Second, func() bool { return hinted(t, p.Data[0].HTTP) == 0 }) {
 		t.Errorf("after %v writes still wait for the node", time.Since(went))
 	}
 	for s := range 8 {
-		if err := write("alone", s, 2, 1); err != nil {
+		var err error
+		if !process.Poll(20*time.Second, func() bool { err = write("alone", s, 2, 1); return err == nil }) {
 			t.Errorf("series %d, %v after the node went on: %v", s, time.Since(went), err)
 		}
 	}

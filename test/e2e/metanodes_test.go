@@ -20,9 +20,9 @@ import (
 
 const (
 	// soon is how long a change, or a write into a new shard, may take while one meta node is in trouble.
-	soon = 5 * time.Second
+	soon = 15 * time.Second
 	// election is how long the meta nodes may take to notice that their leader is gone, and to elect another one.
-	election = 4 * time.Second
+	election = 10 * time.Second
 )
 
 // metaCluster is a cluster of which the meta nodes are in trouble. Its database "db" has two copies of each point.
@@ -139,7 +139,7 @@ func (c *metaCluster) use(t *testing.T, limit time.Duration) {
 	wg.Wait()
 }
 
-// restart restarts data nodes, and fails when that takes longer than a few seconds.
+// restart restarts data nodes, and fails when that takes longer than half a minute.
 func (c *metaCluster) restart(t *testing.T, nodes ...*process.Node) {
 	t.Helper()
 	began := time.Now()

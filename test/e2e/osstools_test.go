@@ -118,7 +118,7 @@ func (o *oss) same(t *testing.T, db, want string) {
 	t.Helper()
 	for _, n := range o.Data {
 		got := ""
-		if !process.Poll(8*time.Second, func() bool { got = all(t, n.Client(), db); return got == want }) {
+		if !process.Poll(time.Minute, func() bool { got = all(t, n.Client(), db); return got == want }) {
 			t.Fatalf("%s answers for %s otherwise:\n%s", n.Name, db, cmp.Diff(want, got))
 		}
 	}

@@ -54,7 +54,7 @@ func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if !process.Poll(10*time.Second, func() bool {
+	if !process.Poll(time.Minute, func() bool {
 		return queryBytes(t, p.Data[0].HTTP) > 0 && queryBytes(t, p.Data[2].HTTP) > 0
 	}) {
 		t.Fatal("the owners do not wait for the client")
@@ -69,7 +69,7 @@ func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
 		if rows, warnings, err = one.Ask(ctx, "", "SHOW QUERIES"); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took > 10*time.Second {
+		if took := time.Since(began); took > 20*time.Second {
 			t.Errorf("a node that hangs holds the answer up for %v", took)
 		}
 		return len(warnings) > 0
@@ -96,7 +96,7 @@ func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
 			t.Fatalf("%s works on after the query was killed", n.Name)
 		}
 	}
-	if took := time.Since(killed); took > 5*time.Second { // a second, on a machine that is not busy
+	if took := time.Since(killed); took > 20*time.Second { // a second, on a machine that is not busy
 		t.Errorf("the nodes work on for %v after the query was killed", took)
 	}
 }

@@ -227,7 +227,7 @@ func (c *clockCluster) awaitRetention(t *testing.T) {
 func (c *clockCluster) checkNames(t *testing.T, ahead string) {
 	t.Helper()
 	var shown string
-	if !process.Poll(10*time.Second, func() bool {
+	if !process.Poll(time.Minute, func() bool {
 		shown = c.Ctl("show")
 		names := func(n *process.Node, how string) bool {
 			return regexp.MustCompile(`The clock of data node \d+, ` + n.TCP + `, is ` + how).MatchString(shown)
@@ -238,7 +238,7 @@ func (c *clockCluster) checkNames(t *testing.T, ahead string) {
 		t.Errorf("influxd-ctl show does not name the two wrong clocks:\n%s", shown)
 	}
 	for _, n := range []*process.Node{c.ahead, c.behind} {
-		if !process.Poll(10*time.Second, func() bool {
+		if !process.Poll(time.Minute, func() bool {
 			return regexp.MustCompile(`The clock of another node differs.* node=` + n.TCP).MatchString(c.right.Log())
 		}) {
 			t.Errorf("the log of %s does not name the clock of %s", c.right.Name, n.Name)
