@@ -169,11 +169,11 @@ func (c *Cluster) StartData(i int) error {
 	n := c.newData(i)
 	free := c.configs[i].HTTPD.BindAddress
 	err := n.Open()
-	// The engine opens its own HTTP listener: a free port may be taken in between.
-	for range 5 {
-		if !errors.Is(err, syscall.EADDRINUSE) || !strings.HasSuffix(free, ":0") {
-			break
-		}
+	// The engine opens its own HTTP listener: a free port may be taken in between. While a node is stopped, a
+	// connection of another test may have its gRPC port for a moment.
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && strings.HasSuffix(free, ":0") &&
+		time.Since(began) < 20*time.Second; {
+		time.Sleep(20 * time.Millisecond)
 		c.configs[i].HTTPD.BindAddress = free
 		n = c.newData(i)
 		err = n.Open()

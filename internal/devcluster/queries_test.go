@@ -49,8 +49,12 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		expected := 0
+		if away {
+			expected = 1
+		}
 		// A busy machine is not a node that hangs.
-		for tries := 0; len(warnings) > 0 && !away && tries < 5; tries++ {
+		for tries := 0; len(warnings) > expected && tries < 5; tries++ {
 			if rows, warnings, err = c.Client(node).Ask(ctx, "", "SHOW QUERIES"); err != nil {
 				t.Fatal(err)
 			}
@@ -124,7 +128,7 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 		change(1)
 		began := time.Now()
 		got, _, warnings := list(0)
-		if took := time.Since(began); took > 10*time.Second {
+		if took := time.Since(began); took > 30*time.Second {
 			t.Errorf("a node that is %s holds the answer up for %v", how, took)
 		}
 		if !slices.Contains(got, row(2)) || len(warnings) != 1 || !strings.Contains(warnings[0], host) {

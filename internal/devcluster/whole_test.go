@@ -25,6 +25,7 @@ type asked struct {
 	answers  int
 	warned   int
 	failed   int
+	busy     int      // answers of a node that was not sure whether it reaches the others
 	lacking  []string // answers that lack something and do not say so
 	warnings []string
 }
@@ -38,7 +39,14 @@ func (a *asked) count(ctx context.Context, c devcluster.Client, want int64) (n i
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.answers++
+	// A node that reached the others for a second too late, because the machine was busy, says so, and that is right.
+	busy := func(said string) bool {
+		return strings.Contains(said, "its node can reach") ||
+			strings.Contains(said, "data nodes have told what they keep")
+	}
 	switch {
+	case err != nil && busy(err.Error()) || slices.ContainsFunc(warnings, busy):
+		a.busy++
 	case err != nil:
 		a.failed++
 		a.warnings = append(a.warnings, err.Error())
@@ -58,6 +66,9 @@ func (a *asked) check(t *testing.T, maxWarned int) {
 	if len(a.lacking) > 0 {
 		t.Errorf("%d of %d answers lack points and do not say so, the first: %s", len(a.lacking), a.answers,
 			a.lacking[0])
+	}
+	if a.busy > a.answers/4 {
+		t.Errorf("for %d of %d answers the node was not sure whether it reaches the others", a.busy, a.answers)
 	}
 	if bad := a.warned + a.failed; bad > maxWarned {
 		t.Errorf("%d of %d answers are warnings or errors, the first: %s", bad, a.answers, a.warnings[0])

@@ -341,7 +341,11 @@ func (d *day) write(t *testing.T) {
 	for i, n := range d.Data {
 		for _, level := range []string{"any", "one", "quorum", "all"} {
 			from := d.written.Load()
-			if err := d.send(t.Context(), n, level, from, 100); err != nil {
+			var err error
+			if !process.Poll(20*time.Second, func() bool { // a busy machine may take longer than write-timeout
+				err = d.send(t.Context(), n, level, from, 100)
+				return err == nil
+			}) {
 				t.Fatalf("write at %s through data%d: %v", level, i+1, err)
 			}
 			d.written.Add(100)
@@ -463,8 +467,11 @@ func (d *day) truncate(t *testing.T) {
 	n := d.running()[0]
 	hot := func(at time.Time, v int) {
 		t.Helper()
-		if err := n.Client().Write(t.Context(), "ops", "all",
-			fmt.Appendf(nil, "hot v=%di %d\n", v, at.UnixNano())); err != nil {
+		var err error
+		if !process.Poll(20*time.Second, func() bool { // a busy machine may take longer than write-timeout
+			err = n.Client().Write(t.Context(), "ops", "all", fmt.Appendf(nil, "hot v=%di %d\n", v, at.UnixNano()))
+			return err == nil
+		}) {
 			t.Fatal(err)
 		}
 	}

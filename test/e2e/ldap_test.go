@@ -142,7 +142,7 @@ func (s *slapd) stop() {
 const ldapConf = `
 enabled = %t
 cache-time = "1h"
-timeout = "2s"
+timeout = "20s"
 [[servers]]
   host = "127.0.0.1"
   port = %d

@@ -35,7 +35,7 @@ func TestNodesAreLost(t *testing.T) {
 func (c *metaCluster) killRunner(t *testing.T) {
 	begin := time.Now().Truncate(time.Second)
 	var points []byte
-	for i := range 240 { // four for each second of the story
+	for i := range 1200 { // four for each second of the story
 		points = fmt.Appendf(points, "m v=1 %d\n", begin.Add(time.Duration(i)*time.Second/4).UnixNano())
 	}
 	if err := c.Data[0].Client().Write(t.Context(), "db", "all", points); err != nil {

@@ -79,6 +79,9 @@ func restart(t *testing.T, c *process.Cluster, nodes ...*process.Node) {
 			}
 			return err == nil
 		})
+		if slices.Contains(c.Data, n) {
+			n.AwaitUp() // a data node answers a ping before it knows the metadata
+		}
 	}
 }
 
