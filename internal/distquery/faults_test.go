@@ -232,7 +232,7 @@ func TestNodeThatFallsSilentIsPassedOver(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	c := newTestCluster(t, testOptions{nodes: 3, replicas: 2, silence: 300 * time.Millisecond,
+	c := newTestCluster(t, testOptions{nodes: 3, replicas: 2, silence: time.Second,
 		wrap: func(id uint64, s *Server) rpc.QueryServer {
 			return faulty{QueryServer: s, id: id, serve: hang}
 		}})
