@@ -23,7 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/entropy/scrub"
-	"concord/internal/entropy/tsmfile"
+	"concord/internal/snapshot"
 )
 
 const (
@@ -48,7 +48,7 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	dir, err := snapshot(store, id)
+	dir, err := takeSnapshot(store, id)
 	if err != nil {
 		return fmt.Errorf("snapshot of shard %d: %w", id, err)
 	}
@@ -81,12 +81,12 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 	return nil
 }
 
-// snapshot is tsmfile.Snapshot, also of a shard that was idle.
-func snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
+// takeSnapshot is snapshot.Take, also of a shard that was idle.
+func takeSnapshot(store *tsdb.Store, id uint64) (dir string, err error) {
 	if sh := store.Shard(id); sh != nil {
 		wake(sh)
 	}
-	return tsmfile.Snapshot(store, id)
+	return snapshot.Take(store, id)
 }
 
 // wake lets a shard write its cache to a file. The store forbids that to a shard that it finds idle. A write that comes

@@ -46,7 +46,7 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
 	}
-	dir, err := snapshot(s.Store.Store, r.ShardId)
+	dir, err := takeSnapshot(s.Store.Store, r.ShardId)
 	if err != nil {
 		return status.Errorf(codes.Internal, "snapshot of shard %d: %s", r.ShardId, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"concord/internal/entropy/pace"
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/tsmfile"
+	"concord/internal/snapshot"
 )
 
 // Scrub reads all files of a copy from disk, and notes what is damaged. What queries do not see of sound files it makes
@@ -118,7 +119,7 @@ func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 
 // keepFiles moves a snapshot of a shard's files aside.
 func (l *Local) keepFiles(id uint64) (kept string, err error) {
-	dir, err := tsmfile.Snapshot(l.Store.Store, id)
+	dir, err := snapshot.Take(l.Store.Store, id)
 	if err != nil {
 		return "", err
 	}

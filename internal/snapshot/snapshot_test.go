@@ -1,4 +1,4 @@
-package tsmfile
+package snapshot
 
 import (
 	"errors"
@@ -12,6 +12,8 @@ import (
 	_ "github.com/influxdata/influxdb/tsdb/engine"
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"go.uber.org/zap"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // A compaction that replaces files while a snapshot links them makes the engine leave them out without an error.
@@ -24,7 +26,7 @@ func TestSnapshotWithoutFilesIsNotTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	engine, err := EngineOf(s.Shard(1))
+	engine, err := tsmfile.EngineOf(s.Shard(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +61,7 @@ func TestSnapshotWithoutFilesIsNotTaken(t *testing.T) {
 	if err := complete(dir); !errors.Is(err, errReplaced) {
 		t.Errorf("a snapshot without the files is taken: %v", err)
 	}
-	whole, err := Snapshot(s, 1)
+	whole, err := Take(s, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

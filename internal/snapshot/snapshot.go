@@ -1,4 +1,5 @@
-package tsmfile
+// Package snapshot takes snapshots of shards: of their files, as they are at one moment.
+package snapshot
 
 import (
 	"errors"
@@ -10,23 +11,24 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/writecache"
 )
 
-const snapshotTries = 5 // which wait for three seconds in all
+const tries = 5 // which wait for three seconds in all
 
 // errReplaced is for files that a compaction replaced while a snapshot was made of them.
 var errReplaced = errors.New("compactions replace its files all the time: try again")
 
-// Snapshot makes a folder of links to the files of a shard and to their tombstones. What is in the write cache is in a
-// file there, too. Whoever calls it removes the folder. Snapshot waits while another one writes the cache to a file.
-func Snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
+// Take makes a folder of links to the files of a shard and to their tombstones. What is in the write cache is in a file
+// there, too. Whoever calls it removes the folder. Take waits while another one writes the cache to a file.
+func Take(store *tsdb.Store, id uint64) (dir string, err error) {
 	sh := store.Shard(id)
 	if sh == nil {
 		return "", tsdb.ErrShardNotFound
 	}
-	for try := range snapshotTries {
-		dir, err = snapshot(sh)
+	for try := range tries {
+		dir, err = take(sh)
 		if !errors.Is(err, tsm1.ErrSnapshotInProgress) && !errors.Is(err, errReplaced) {
 			return dir, err
 		}
@@ -35,15 +37,15 @@ func Snapshot(store *tsdb.Store, id uint64) (dir string, err error) {
 	return "", err
 }
 
-func snapshot(sh *tsdb.Shard) (dir string, err error) {
-	engine, err := EngineOf(sh)
+func take(sh *tsdb.Shard) (dir string, err error) {
+	engine, err := tsmfile.EngineOf(sh)
 	if err != nil {
 		return "", err
 	}
 	if err := writecache.WriteSnapshot(engine); err != nil {
 		return "", fmt.Errorf("write the cache to a file: %w", err)
 	}
-	if err := CheckTombstones(engine); err != nil {
+	if err := tsmfile.CheckTombstones(engine); err != nil {
 		return "", fmt.Errorf("look for tombstones: %w", err)
 	}
 	if dir, err = engine.FileStore.CreateSnapshot(); err != nil {
@@ -61,7 +63,7 @@ func snapshot(sh *tsdb.Shard) (dir string, err error) {
 // complete fails when the engine (v1.13.2) linked a file that a compaction replaced meanwhile. Its link has a name that
 // nobody looks for, and what replaced it is not linked.
 func complete(dir string) error {
-	replaced, err := Glob(dir, "*."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+	replaced, err := tsmfile.Glob(dir, "*."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
 	if err == nil && len(replaced) > 0 {
 		err = errReplaced
 	}
