@@ -26,7 +26,7 @@
 //  2. The value that most owners hold, without those that may have lost newer values (Rules.Doubtful).
 //  3. Of values that are tied, the one that was probably written last: the journal of an owner has the greatest version
 //     for it (Versions.Written). After a crash, the journal may have a write that the engine does not have.
-//  4. The value that most owners hold, with those that may have lost newer values.
+//  4. The value that most owners hold, with those that may have lost newer values, and without what was copied.
 //  5. The greater value, in the order of the bytes of its encoding. This is arbitrary, but the same on every node.
 //
 // 2 to 5 decide nothing that owners which do not take part could turn (Rules.Absent). A difference that may be a write

@@ -13,7 +13,8 @@ type candidate struct {
 	value   tsm1.Value
 	code    []byte // canonical
 	votes   int    // of owners that are not doubtful
-	others  int    // doubtful owners that hold it
+	others  int    // doubtful owners that hold it, without copies of others
+	all     int    // owners that hold it
 	written uint64 // the greatest version with which one of its owners was written, 0 for none
 }
 
@@ -30,7 +31,7 @@ func (r Rules) vote(vs []owned, versions *Versions) (best tsm1.Value, conflict, 
 	all := r.candidates(vs, versions)
 	if !slices.ContainsFunc(all, func(c candidate) bool { return c.votes > 0 }) {
 		for i := range all { // all owners are doubtful
-			all[i].votes, all[i].others = all[i].others, 0
+			all[i].votes = all[i].all
 		}
 	}
 	all = slices.DeleteFunc(all, func(c candidate) bool { return c.votes == 0 })
@@ -63,10 +64,12 @@ func (r Rules) candidates(vs []owned, versions *Versions) (all []candidate) {
 		}
 		c := &all[i]
 		c.written = max(c.written, written)
-		if r.doubts(v.owner) && !(r.copied(v.owner) && written > 0) {
-			c.others++
-		} else {
+		c.all++
+		switch doubts, copied := r.doubts(v.owner), r.copied(v.owner); {
+		case !doubts || copied && written > 0:
 			c.votes++
+		case !copied: // what is copied is no second voice
+			c.others++
 		}
 	}
 	return all

@@ -34,6 +34,8 @@ func TestVotesWhereNoVersionIsCertain(t *testing.T) {
 			[]bool{no, yes, no}, []uint64{7, 7, 8}, last, patch.WhyMajority},
 		{"and what was written to a copy that lacks writes has none", []int64{last, old, old}, []bool{no, yes, yes},
 			[]bool{no, no, no}, []uint64{0, 7, 7}, last, ""},
+		{"nor decides it what is tied", []int64{last, old, last}, []bool{no, no, yes}, []bool{no, no, yes}, nil, old,
+			patch.WhyOrder},
 		{"owners in doubt decide what is tied", []int64{last, last, old}, []bool{no, yes, no}, nil, nil, last,
 			patch.WhyMajority},
 		{"all are in doubt", []int64{last, last, old}, []bool{yes, yes, yes}, nil, nil, last, patch.WhyMajority},
