@@ -66,7 +66,7 @@ func TestRepairLeavesWhatWasWrittenSinceItRead(t *testing.T) {
 	}
 }
 
-// Nothing says which of two values is newer, and the one of which no version is known wins. It replaces the value that
+// Nothing says which of two values is newer, and the one that most owners have wins. It replaces the value that
 // the repair read, although that was written lately, and nothing that was written since. When a write failed, the
 // version of the value is not known for certain.
 func TestRepairReplacesWhatItRead(t *testing.T) {
@@ -96,10 +96,11 @@ func TestRepairReplacesWhatItRead(t *testing.T) {
 		if err != nil || says.Versions[0] != uint64(known) || says.Written[0] != uint64(mine) {
 			t.Fatalf("%+v: the owner says %+v, %v, want %d and %d", tt, says, err, known, mine)
 		}
-		owners := []tsm1.Values{{tsm1.NewValue(1, 2.0)}, {tsm1.NewValue(1, 3.0)}}
+		owners := []tsm1.Values{{tsm1.NewValue(1, 2.0)}, {tsm1.NewValue(1, 3.0)}, {tsm1.NewValue(1, 3.0)}}
+		forgot := uint64(w.Order.Clock.Next())
 		m, err := patch.Join([]byte("m"), "v", owners, patch.Rules{}).Merge(&patch.Versions{
-			Known: []map[int64]uint64{{1: says.Versions[0]}, nil}, Since: []uint64{0, uint64(w.Order.Clock.Next())},
-			Written: []map[int64]uint64{{1: says.Written[0]}, nil},
+			Known: []map[int64]uint64{{1: says.Versions[0]}, nil, nil}, Since: []uint64{0, forgot, forgot},
+			Written: []map[int64]uint64{{1: says.Written[0]}, nil, nil},
 		})
 		if err != nil || len(m.Lacking[0]) != 1 || len(m.Lacking[0][0].Versions) != 1 {
 			t.Fatalf("the owner gets %+v, %v", m.Lacking[0], err)
