@@ -135,7 +135,8 @@ func (t Thresholds) due(cache *tsm1.Cache, now time.Time) bool {
 // again is the time after which a snapshot is tried again that could not be written.
 const again = 5 * time.Second
 
-// writeSnapshots begins to write the caches of shards that are due, as many at a time as limit has places.
+// writeSnapshots begins to write the caches of shards that are due, as many at a time as limit has places. The engine
+// lists shards in another order each time, so that none is passed over for long.
 func (s *Store) writeSnapshots(now time.Time) {
 	for _, sh := range s.Shards(s.ShardIDs()) {
 		e, err := sh.Engine()

@@ -86,6 +86,7 @@ func TestCachesAreWrittenWhenTheyAreDue(t *testing.T) {
 	if err := s.CreateShard("db", "rp", 1, true); err != nil {
 		t.Fatal(err)
 	}
+	s.Close() // the monitor ends
 	cache := engineOf(t, s, 1).Cache
 	mustWrite(t, s, point(1, 1))
 	now := time.Now()
