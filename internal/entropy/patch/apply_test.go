@@ -310,8 +310,9 @@ func TestApplyWritesAllThatTheEngineTakes(t *testing.T) {
 				n.flush()
 				// the last one is of the other type, too
 				blocks := []patch.Block{good[0], tt.block, good[1], good[2], of(t, "o", "f", 60, 10, 1.0)}
-				tt.want.Block = 1
-				want := patch.Applied{Points: 450, Refused: []patch.Refused{tt.want, {
+				refused := tt.want
+				refused.Block = 1
+				want := patch.Applied{Points: 450, Refused: []patch.Refused{refused, {
 					Block: 4, Points: 10, Type: digest.Integer,
 					Reason: `field type conflict: input field "f" on measurement "o" is type float, already exists as type integer`,
 				}}}
