@@ -180,14 +180,14 @@ func HasDatabase(name string) func(*cluster.State) bool {
 	return func(s *cluster.State) bool { return s.Data.Database(name) != nil }
 }
 
-// Context ends with the test, or after 20 seconds.
+// Context ends with the test, or after a minute: machines may be busy.
 func Context(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
 
-// Until polls ok for 20 seconds, and reports whether it became true.
+// Until polls ok for a minute, and reports whether it became true.
 func Until(t *testing.T, ok func() bool) bool {
 	t.Helper()
 	ctx, tick := Context(t), time.NewTicker(10*time.Millisecond)
