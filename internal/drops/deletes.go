@@ -57,16 +57,14 @@ func (s *Store) SetShardNewReadersBlocked(id uint64, blocked bool) error {
 		return fmt.Errorf("block or let in readers of shard %d: %w", id, tsdb.ErrShardNotFound)
 	}
 	set := func() error {
-		return s.BetweenRemovals(sh, func() error {
-			if !isOpen(sh) { // the engine would end the process
-				return nil
-			}
-			return sh.SetNewReadersBlocked(blocked)
-		})
+		if !isOpen(sh) { // the engine would end the process
+			return nil
+		}
+		return sh.SetNewReadersBlocked(blocked)
 	}
 	if !blocked {
 		defer s.readersBack(id)
-		return set()
+		return s.BetweenRemovals(sh, set)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
 	defer cancel()
@@ -74,14 +72,19 @@ func (s *Store) SetShardNewReadersBlocked(id uint64, blocked bool) error {
 	if err != nil {
 		return err
 	}
-	if err := set(); err != nil {
+	err = s.BetweenRemovals(sh, func() error { // whoever removes the shard then sees that deletes wait for it
+		if err := set(); err != nil {
+			return err
+		}
+		if before, ok := s.blocked.Swap(id, release); ok {
+			before.(func())()
+		}
+		return nil
+	})
+	if err != nil {
 		release()
-		return err
 	}
-	if before, ok := s.blocked.Swap(id, release); ok {
-		before.(func())()
-	}
-	return nil
+	return err
 }
 
 // readersBack lets deletes run that waited because the readers of a shard were blocked.

@@ -125,6 +125,15 @@ func TestNoDeleteRunsWhileReadersAreBlocked(t *testing.T) {
 	if err := s.SetShardNewReadersBlocked(1, true); !errors.Is(err, tsdb.ErrShardNotFound) || !running() {
 		t.Errorf("readers of a shard that is gone are blocked: %v", err)
 	}
+	mustMake(t, s, 3)
+	block(3, true)
+	if err := s.DeleteRetentionPolicy("db", "rp", 0); err != nil {
+		t.Fatal(err)
+	}
+	if !running() {
+		t.Error("no delete runs when the policy of the shard is gone")
+	}
+	mustMake(t, s, 2)
 	if err := s.Shard(2).Close(); err != nil {
 		t.Fatal(err)
 	}

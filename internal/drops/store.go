@@ -271,6 +271,13 @@ func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) er
 		return err
 	}
 	defer fieldindex.BeforeDrop(shards...)()
+	defer func() {
+		for _, sh := range shards {
+			if s.Shard(sh.ID()) != sh {
+				s.readersBack(sh.ID())
+			}
+		}
+	}()
 	err := removal()
 	if err == nil {
 		return nil
