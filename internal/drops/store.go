@@ -17,6 +17,7 @@ import (
 
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/keylock"
+	"concord/internal/writecache"
 )
 
 // Store is an engine's store of which several parts remove shards. All of them remove through it, for the engine takes
@@ -42,8 +43,8 @@ import (
 // are blocked: the engine finds nothing to delete then, without an error.
 //
 // Locks are taken in this order: a gate, that of the writes to a shard (hold), databases, one, making, and those of
-// fieldindex. A delete takes those of fieldindex at its end, and none of the others, while it is in a gate. So a gate
-// may be closed behind any of them but those of fieldindex. It is: when DeleteShard has failed.
+// writecache and fieldindex. A delete takes those of fieldindex at its end, and waits for none of the others, while it
+// is in a gate. So a gate may be closed behind any of them but those of fieldindex. It is: when DeleteShard has failed.
 type Store struct {
 	*tsdb.Store
 
@@ -170,6 +171,7 @@ func (s *Store) finish(sh *tsdb.Shard, why error) error {
 		return err
 	}
 	defer release()
+	defer writecache.BeforeClose(sh)()
 	defer fieldindex.BeforeDrop(sh)()
 	sh.SetEnabled(false) // whoever has it still is not to use it
 	var unclosed error
@@ -270,6 +272,7 @@ func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) er
 	if err := s.partlyClosed(func(sh *tsdb.Shard) bool { return sh.Database() == db }); err != nil {
 		return err
 	}
+	defer writecache.BeforeClose(shards...)()
 	defer fieldindex.BeforeDrop(shards...)()
 	defer func() {
 		for _, sh := range shards {

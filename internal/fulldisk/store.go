@@ -253,6 +253,7 @@ func (s *Store) closeShard(sh *tsdb.Shard) error {
 
 // closeQuiet closes a shard that has no readers.
 func (s *Store) closeQuiet(sh *tsdb.Shard) error {
+	defer writecache.BeforeClose(sh)()
 	release, err := fieldindex.BeforeClose(sh)
 	if err != nil {
 		return err

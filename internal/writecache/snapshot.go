@@ -40,6 +40,26 @@ func WriteSnapshot(engine *tsm1.Engine) error {
 	return engine.WriteSnapshot()
 }
 
+// BeforeClose is to be called before the engine closes shards, and release after it. It ends the snapshots of their
+// caches that are being written, and lets none begin. The engine waits for its own snapshots and not for these: one that
+// ends later would put a file in the folder of a shard that is open anew, under a name that may be taken.
+func BeforeClose(shards ...*tsdb.Shard) (release func()) {
+	var paths []string
+	for _, sh := range shards {
+		sh.SetCompactionsEnabled(false)
+		paths = append(paths, sh.Path())
+	}
+	slices.Sort(paths) // so that nobody waits for one who waits for them
+	for _, path := range paths {
+		snapshots.Of(path).Lock()
+	}
+	return func() {
+		for _, path := range paths {
+			snapshots.Of(path).Unlock()
+		}
+	}
+}
+
 // failedBefore reports whether the cache has a snapshot that could not be written. None may be under way.
 func failedBefore(engine *tsm1.Engine) bool {
 	for _, s := range engine.Cache.Statistics(nil) {
@@ -89,7 +109,11 @@ func collect(cache *tsm1.Cache, keys [][]byte) (*tsm1.Cache, error) {
 	slices.SortFunc(keys, bytes.Compare)
 	all := tsm1.NewCache(0)
 	for _, key := range slices.CompactFunc(keys, bytes.Equal) {
-		if err := all.Write(key, cache.Values(key)); err != nil {
+		values := cache.Values(key)
+		if len(values) == 0 {
+			continue // deleted meanwhile
+		}
+		if err := all.Write(key, values); err != nil {
 			return nil, fmt.Errorf("collect the cache of a shard: %w", err)
 		}
 	}

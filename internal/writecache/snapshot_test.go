@@ -51,6 +51,26 @@ func TestWritesAfterAFailedSnapshotStay(t *testing.T) {
 	}
 }
 
+// Nothing is written to the folder of a shard while it is closed: it may be open anew by then.
+func TestNoSnapshotIsWrittenWhileAShardIsClosed(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t)
+	if err := errors.Join(s.CreateShard("db", "rp", 1, true), s.CreateShard("db", "rp", 2, true)); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, s, point(1, 1))
+	engine := engineOf(t, s, 1)
+	release := BeforeClose(s.Shard(2), s.Shard(1))
+	if err := WriteSnapshot(engine); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
+		t.Errorf("a snapshot is written: %v", err)
+	}
+	release()
+	s.Shard(1).SetCompactionsEnabled(true)
+	if err := WriteSnapshot(engine); err != nil {
+		t.Error(err)
+	}
+}
+
 func mustWrite(t *testing.T, s *Store, points ...models.Point) {
 	t.Helper()
 	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
