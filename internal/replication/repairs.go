@@ -136,25 +136,22 @@ func (r Repairs) Clock() uint64 { return uint64(r.w.Order.Clock.Now()) }
 func (r Repairs) Versions(shard uint64, points []patch.Region) (patch.PointVersions, error) {
 	clock, journal := r.w.Order.Clock.Now(), r.w.Order.Journal
 	journal.Keep(clock, keepFor)
-	out := patch.PointVersions{Versions: make([]uint64, len(points)), Clock: uint64(clock)}
-	if len(points) == 0 {
-		return out, nil
+	out := patch.PointVersions{
+		Versions: make([]uint64, len(points)), Written: make([]uint64, len(points)), Clock: uint64(clock),
 	}
-	if r.w.newest.of(shard).writes == 0 {
-		_, since := journal.Certain(0)
-		out.Since = uint64(since)
-		return out, nil
-	}
-	out.Written = make([]uint64, len(points))
 	for i, p := range points {
 		key := order.KeyOf(shard, p.Series, p.Field, p.Min)
 		v, since := journal.Certain(key)
 		out.Versions[i], out.Since = uint64(v), max(out.Since, uint64(since))
 		if v == 0 || v == order.Unsettled {
-			v, _, _ = journal.Written(key) // without what cannot be read
+			var err error
+			if v, _, err = journal.Written(key); err != nil {
+				v, out.Forgot = 0, patch.Unsettled
+			}
 		}
 		out.Written[i] = uint64(v)
 	}
+	out.Forgot = max(out.Forgot, uint64(journal.Forgot())) // after the lookups: it may forget meanwhile
 	return out, nil
 }
 

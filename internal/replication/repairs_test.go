@@ -100,7 +100,7 @@ func TestRepairReplacesWhatItRead(t *testing.T) {
 		forgot := uint64(w.Order.Clock.Next())
 		m, err := patch.Join([]byte("m"), "v", owners, patch.Rules{}).Merge(&patch.Versions{
 			Known: []map[int64]uint64{{1: says.Versions[0]}, nil, nil}, Since: []uint64{0, forgot, forgot},
-			Written: []map[int64]uint64{{1: says.Written[0]}, nil, nil},
+			Written: []map[int64]uint64{{1: says.Written[0]}, nil, nil}, Forgot: []uint64{0, forgot, forgot},
 		})
 		if err != nil || len(m.Lacking[0]) != 1 || len(m.Lacking[0][0].Versions) != 1 {
 			t.Fatalf("the owner gets %+v, %v", m.Lacking[0], err)

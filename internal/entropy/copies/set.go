@@ -223,7 +223,7 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 
 // Doubtful are the copies that have no vote about which value is right. One that was made of another owner's files is
 // one of them: what a minority holds would become the majority. When all copies are in doubt, those that are older than
-// they were have no vote. Copied are those that are doubtful for their files alone.
+// they were have no vote.
 func (s Set) Doubtful() []bool {
 	doubtful := column(s, func(c Copy) bool {
 		return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles || c.State.Lack.Kind != ""
@@ -232,11 +232,4 @@ func (s Set) Doubtful() []bool {
 		return doubtful
 	}
 	return column(s, func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) })
-}
-
-// Copied are the copies that were made of another owner's files, and of which nothing worse is known.
-func (s Set) Copied() []bool {
-	return column(s, func(c Copy) bool {
-		return c.State.Corrupt == "" && c.State.Beginning == copystate.FromFiles && c.State.Lack.Kind == ""
-	})
 }

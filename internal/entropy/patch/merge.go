@@ -91,12 +91,8 @@ type Rules struct {
 	// could have with theirs: the majority may be with them, and a tie that is
 	// decided without them may undo an acknowledged write.
 	Absent int
-	// Doubtful owners, by owner, may have lost newer values: theirs count where no other owner has one, and where the
-	// others are tied. nil is none.
+	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
 	Doubtful []bool
-	// Copied owners, by owner, are Doubtful because their copies were made of another owner's files. What was written to
-	// them since counts. nil is none.
-	Copied []bool
 	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
 	// may not be decided may be a write that is under way.
 	MayDecide func(fingerprint uint64) bool
@@ -218,25 +214,25 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 }
 
 // Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
-// different values, the one that is known to be the newest wins, else the one that most hold, and on a tie the greater
-// in the order of encodings. What the rules do not let it decide is left as it is. versions is nil for none. While
-// owners are absent, versions are listed and decide nothing: an absent owner may have a newer value.
+// different values, the one that is known to be the newest wins, else the one that most hold. On a tie, it is the one
+// that was probably written last, and else the greater in the order of encodings. What the rules do not let it decide is
+// left as it is. versions is nil for none. While owners are absent, versions are listed and decide nothing: an absent
+// owner may have a newer value.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
 	need := make([]lacking, j.owners)
 	same := make([]bool, j.owners) // owner i holds the winning value
+	deciding := versions
+	if j.rules.Absent > 0 {
+		deciding = nil
+	}
 	for vs := range byTime(j.all) {
 		var (
-			best          tsm1.Value
-			version       uint64
-			why           string
-			conflict, won = true, true
+			conflict, won      = true, true
+			best, version, why = deciding.newest(vs)
 		)
-		if j.rules.Absent == 0 {
-			best, version, why = versions.newest(vs)
-		}
 		if best == nil {
-			best, conflict, won, why = j.rules.vote(vs, versions)
+			best, conflict, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent, deciding)
 		}
 		switch hot := j.open[vs[0].UnixNano()]; {
 		case conflict && hot:
@@ -259,9 +255,14 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 			same[v.owner] = bytes.Equal(canonical(v.Value), want)
 		}
 		for i := range j.owners {
-			if !same[i] {
-				need[i].add(best, cmp.Or(version, versions.replaced(i, best.UnixNano())))
+			if same[i] {
+				continue
 			}
+			v := version
+			if v == 0 && (conflict || j.rules.MayDecide == nil) { // else it may have a write that is on its way
+				v = deciding.replaced(i, best.UnixNano())
+			}
+			need[i].add(best, v)
 		}
 	}
 	for i, n := range need {
@@ -360,6 +361,44 @@ func trusted(vs []owned, doubtful []bool) []owned {
 		return vs
 	}
 	return out
+}
+
+// vote picks among the values of one timestamp. It is won when absent owners
+// could not change it. versions help where votes are tied.
+func vote(vs []owned, absent int, versions *Versions) (best tsm1.Value, differ, won bool, why string) {
+	if len(vs) == 1 {
+		return vs[0].Value, false, true, WhyMajority
+	}
+	votes, second := 0, 0
+	var code []byte
+	for _, v := range vs {
+		c, n := canonical(v.Value), votesFor(v.Value, vs)
+		differ = differ || n < len(vs)
+		switch {
+		case best != nil && bytes.Equal(c, code): // the code of the empty string is empty, too
+		case n > votes || (n == votes && bytes.Compare(c, code) > 0):
+			best, votes, second, code = v.Value, n, votes, c
+		default:
+			second = max(second, n)
+		}
+	}
+	if why = WhyMajority; votes == second {
+		why = WhyOrder
+		tied := slices.DeleteFunc(slices.Clone(vs), func(v owned) bool { return votesFor(v.Value, vs) < votes })
+		if last := versions.likely(tied); last != nil {
+			best, why = last, WhyLikely
+		}
+	}
+	return best, differ, absent == 0 || votes > second+absent, why
+}
+
+func votesFor(value tsm1.Value, vs []owned) (n int) {
+	for _, v := range vs {
+		if Same(v.Value, value) {
+			n++
+		}
+	}
+	return n
 }
 
 // fingerprint is a hash of a conflict of values: where, and who holds what.

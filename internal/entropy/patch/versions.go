@@ -13,8 +13,12 @@ type Versions struct {
 	// Since, by owner, is a version that those which are not known are not above.
 	Since []uint64
 	// Written has, by time, by owner, the greatest version with which a point was written for certain. A write that
-	// failed may have replaced it since, so that its version is not known. A point that is not in it has none.
+	// failed may have replaced it since, so that its version is not known. After a crash, the journal may have a write
+	// that the engine does not have.
 	Written []map[int64]uint64
+	// Forgot, by owner, is a version that those of points which Written lacks are not above, if the journal is right.
+	// Unsettled is for an owner that does not tell.
+	Forgot []uint64
 }
 
 // Unsettled is the version of a point that is being written, or was when it was looked at: nothing follows from it.
@@ -46,6 +50,23 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 	if v == nil {
 		return nil, 0, ""
 	}
+	best, version = last(vs, v.Known, v.Since)
+	return best, version, WhyNewer
+}
+
+// likely returns the value that was written after all others if the journals of their owners are right. It is nil when
+// they do not say.
+func (v *Versions) likely(vs []owned) tsm1.Value {
+	if v == nil {
+		return nil
+	}
+	best, _ := last(vs, v.Written, v.Forgot)
+	return best
+}
+
+// last returns the value of one timestamp that was written after all others, as versions say, by time, by owner. since,
+// by owner, is a version that those which are not known are not above.
+func last(vs []owned, versions []map[int64]uint64, since []uint64) (best tsm1.Value, version uint64) {
 	// A value was written at least at the greatest version that is known of it, and at most at that of an owner
 	// that does not know.
 	type span struct {
@@ -54,13 +75,13 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 	}
 	var spans []span
 	for _, o := range vs {
-		from, known := v.Known[o.owner][o.UnixNano()]
+		from, known := versions[o.owner][o.UnixNano()]
 		end := from
 		if from == Unsettled {
-			return nil, 0, ""
+			return nil, 0
 		}
 		if !known {
-			end = v.Since[o.owner]
+			end = since[o.owner]
 		}
 		i := 0
 		for i < len(spans) && !bytes.Equal(canonical(spans[i].value), canonical(o.Value)) {
@@ -72,7 +93,7 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 		spans[i].from, spans[i].end = max(spans[i].from, from), max(spans[i].end, end)
 	}
 	if len(spans) < 2 {
-		return nil, 0, ""
+		return nil, 0
 	}
 	for i, s := range spans {
 		newest := true
@@ -80,17 +101,18 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 			newest = newest && (k == i || s.from > other.end)
 		}
 		if newest {
-			return s.value, s.from, WhyNewer
+			return s.value, s.from
 		}
 	}
-	return nil, 0, ""
+	return nil, 0
 }
 
 // PointVersions is what a node says of the versions of points.
 type PointVersions struct {
 	Versions []uint64 // by point; 0 where it is not known, and Unsettled while the point is being written
 	Since    uint64   // a version that is not known is not above it
-	Written  []uint64 // by point: as in package patch's Versions; 0 for none, and nil for a node that does not tell
+	Written  []uint64 // by point: as in Versions; 0 for none, and nil for a node that does not tell
+	Forgot   uint64   // as in Versions, where the node tells Written
 	// Clock is the version of now, from before the points were looked up. For a minute the node knows what is written
 	// after it. 0 is for a node that cannot tell.
 	Clock uint64

@@ -19,7 +19,11 @@ func TestNewestValueWins(t *testing.T) {
 		n := rapid.IntRange(2, 5).Draw(t, "owners")
 		owners := make([]tsm1.Values, n)
 		v := &patch.Versions{
-			Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
+			Known: make([]map[int64]uint64, n), Since: make([]uint64, n),
+			Written: make([]map[int64]uint64, n), Forgot: make([]uint64, n),
+		}
+		for i := range v.Forgot {
+			v.Forgot[i] = patch.Unsettled
 		}
 		newest, latest := uint64(0), uint64(0) // of what owners have, and of what they may have forgotten
 		known := false                         // an owner knows the version of the newest

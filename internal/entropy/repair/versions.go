@@ -97,7 +97,8 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 	n := len(f.set.Copies)
 	for i := range out {
 		out[i] = patch.Versions{
-			Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
+			Known: make([]map[int64]uint64, n), Since: make([]uint64, n),
+			Written: make([]map[int64]uint64, n), Forgot: make([]uint64, n),
 		}
 	}
 	for k, c := range f.set.Copies {
@@ -122,7 +123,7 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 			return nil, err
 		}
 		for i := range out {
-			out[i].Since[k] = q.since
+			out[i].Since[k], out[i].Forgot[k] = q.since, q.forgot
 		}
 	}
 	return out, nil
@@ -136,6 +137,7 @@ type question struct {
 	values []tsm1.Value   // that were read, by point
 	to     []answers      // by point
 	since  uint64         // versions that are not known are not above it
+	forgot uint64         // as patch.Versions has it
 }
 
 // answers takes what a copy says of the points of a series-field, by time, as patch.Versions has it.
@@ -173,16 +175,16 @@ func (q *question) ask(ctx context.Context) error {
 	}
 	answer, err := q.copy.Replica.Versions(ctx, q.set.Shard, q.asked)
 	if errors.Is(err, entropy.ErrNoVersions) {
-		q.since = patch.Unsettled
+		q.since, q.forgot = patch.Unsettled, patch.Unsettled
 		q.asked = nil
 		return nil
 	} else if err != nil {
 		return q.fail(q.copy, err)
 	}
-	q.since = max(q.since, answer.Since)
+	q.since, q.forgot = max(q.since, answer.Since), max(q.forgot, answer.Forgot)
 	written := answer.Written
 	if written == nil {
-		written = settled(answer.Versions)
+		written, q.forgot = settled(answer.Versions), patch.Unsettled
 	}
 	var again []patch.Region
 	var places []int
@@ -204,7 +206,9 @@ func (q *question) ask(ctx context.Context) error {
 		if v != 0 {
 			q.to[i].known[t] = v
 		}
-		q.to[i].written[t] = written[i]
+		if written[i] != 0 {
+			q.to[i].written[t] = written[i]
+		}
 	}
 	q.asked, q.values, q.to = q.asked[:0], q.values[:0], q.to[:0]
 	return nil

@@ -78,7 +78,7 @@ func TestDryRun(t *testing.T) {
 		}
 		c.Replicas[3].Change(func() { c.Replicas[3].Shards[1].Lack = copystate.Lack{Kind: copystate.Missed, Gen: 1} })
 		c.Replicas[1].PointVersions = nil
-		want.Value, want.Why = "2", patch.WhyLikely
+		want.Value, want.Why = "2", patch.WhyOrder
 		held[0].Version = 0
 		if d := cmp.Diff([]entropy.Decision{want}, diff()); d != "" {
 			t.Errorf("when the third lacks writes: %s", d)

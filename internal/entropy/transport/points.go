@@ -69,7 +69,7 @@ func (p *peer) Versions(
 			return fmt.Errorf("sent %d and %d of %d versions", len(resp.Versions), len(resp.Written), len(points))
 		}
 		out = patch.PointVersions{
-			Versions: resp.Versions, Since: resp.Since, Clock: resp.Clock, Written: resp.Written,
+			Versions: resp.Versions, Since: resp.Since, Clock: resp.Clock, Written: resp.Written, Forgot: resp.Forgot,
 		}
 		return nil
 	})
@@ -137,7 +137,9 @@ func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.Ver
 	} else if err != nil {
 		return nil, failure(err)
 	}
-	return &rpc.VersionsResponse{Versions: v.Versions, Since: v.Since, Clock: v.Clock, Written: v.Written}, nil
+	return &rpc.VersionsResponse{
+		Versions: v.Versions, Since: v.Since, Clock: v.Clock, Written: v.Written, Forgot: v.Forgot,
+	}, nil
 }
 
 func fromSlices(in []*rpc.SlicesResponse_Slices, n int) ([][patch.Slices]patch.Slice, error) {
