@@ -55,6 +55,7 @@ func checkTombstones(caches []shardCache) error {
 
 // shardCache is the cache of a shard.
 type shardCache struct {
+	shard  *tsdb.Shard
 	engine *tsm1.Engine
 	before int64 // snapshotBytes when no snapshot was being written
 }
@@ -90,7 +91,7 @@ func cachesOf(store *tsdb.Store, db string) ([]shardCache, error) {
 		if !ok {
 			continue
 		}
-		c := shardCache{engine: engine}
+		c := shardCache{shard: sh, engine: engine}
 		if err := c.settle(); err != nil {
 			return nil, fmt.Errorf("shard %d: %w", sh.ID(), err)
 		}
@@ -106,7 +107,7 @@ func (c *shardCache) settle() error {
 		if !c.snapshotting() {
 			return nil
 		}
-		err := writecache.WriteSnapshot(c.engine)
+		err := writecache.WriteSnapshot(c.shard)
 		switch {
 		case err == nil:
 		case time.Now().After(end):

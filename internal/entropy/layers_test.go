@@ -12,10 +12,11 @@ import (
 func TestCoreStandsAlone(t *testing.T) {
 	t.Parallel()
 	const base, durable, series = "concord/internal/entropy/", "concord/internal/durable", "concord/internal/seriesindex"
+	const compactions, keylock = "concord/internal/compactions", "concord/internal/keylock"
 	reads := []string{"pace", "tsmfile", "scan", durable, series}
 	compares := append(slices.Clone(reads), "digest", "reconcile/riblt")
 	for of, below := range map[string][]string{
-		"api": nil, "pace": nil, "tsmfile": nil, "scan": {"pace", "tsmfile"}, "scrub": {"tsmfile", durable},
+		"api": nil, "pace": nil, "tsmfile": nil, "scan": {"pace", "tsmfile"}, "scrub": {"tsmfile", durable, compactions, keylock},
 		"digest": reads, "reconcile": compares, "patch": compares,
 	} {
 		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", base+of)

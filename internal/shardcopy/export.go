@@ -48,7 +48,7 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	dir, err := takeSnapshot(store, id)
+	dir, err := snapshot.Take(store, id)
 	if err != nil {
 		return fmt.Errorf("snapshot of shard %d: %w", id, err)
 	}
@@ -79,26 +79,6 @@ func Export(store *tsdb.Store, id uint64, in Range, w io.Writer) error {
 		return fmt.Errorf("export shard %d: %w", id, err)
 	}
 	return nil
-}
-
-// takeSnapshot is snapshot.Take, also of a shard that was idle.
-func takeSnapshot(store *tsdb.Store, id uint64) (dir string, err error) {
-	if sh := store.Shard(id); sh != nil {
-		wake(sh)
-	}
-	return snapshot.Take(store, id)
-}
-
-// wake lets a shard write its cache to a file. The store forbids that to a shard that it finds idle. A write that comes
-// just then does not allow it again, and any snapshot would fail for up to ten seconds.
-func wake(sh *tsdb.Shard) {
-	e, err := sh.Engine()
-	if err != nil {
-		return // who asks for the snapshot meets it
-	}
-	if tsm, ok := e.(*tsm1.Engine); ok && tsm.Cache.Size() > 0 {
-		sh.SetCompactionsEnabled(true)
-	}
 }
 
 // keep returns a file with the blocks of a TSM file that have points in the range: the file itself when all have,

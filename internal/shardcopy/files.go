@@ -16,6 +16,7 @@ import (
 
 	"concord/internal/durable"
 	"concord/internal/rpc"
+	"concord/internal/snapshot"
 )
 
 // maxFiles bounds the files of a shard.
@@ -46,7 +47,7 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
 	}
-	dir, err := takeSnapshot(s.Store.Store, r.ShardId)
+	dir, err := snapshot.Take(s.Store.Store, r.ShardId)
 	if err != nil {
 		return status.Errorf(codes.Internal, "snapshot of shard %d: %s", r.ShardId, err)
 	}

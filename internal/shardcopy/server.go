@@ -318,15 +318,8 @@ func flush(store *tsdb.Store, id uint64) error {
 	if sh == nil {
 		return nil
 	}
-	e, err := sh.Engine()
-	if err != nil {
-		return fmt.Errorf("shard %d: %w", id, err)
-	}
-	if tsm, ok := e.(*tsm1.Engine); ok {
-		wake(sh)
-		if err := writecache.WriteSnapshot(tsm); err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
-			return fmt.Errorf("flush shard %d: %w", id, err)
-		}
+	if err := writecache.WriteSnapshot(sh); err != nil && !errors.Is(err, tsm1.ErrSnapshotInProgress) {
+		return fmt.Errorf("flush shard %d: %w", id, err)
 	}
 	return nil
 }

@@ -15,35 +15,38 @@ import (
 	"concord/internal/writecache"
 )
 
-const tries = 5 // which wait for three seconds in all
+const (
+	wait = time.Minute // for somebody who writes the cache of the shard to a file, and for compactions
+	poll = 50 * time.Millisecond
+)
 
 // errReplaced is for files that a compaction replaced while a snapshot was made of them.
 var errReplaced = errors.New("compactions replace its files all the time: try again")
 
 // Take makes a folder of links to the files of a shard and to their tombstones. What is in the write cache is in a file
-// there, too. Whoever calls it removes the folder. Take waits while another one writes the cache to a file.
+// there, too. Whoever calls it removes the folder. Take waits for up to a minute while another one writes the cache to a
+// file, or while compactions replace the files.
 func Take(store *tsdb.Store, id uint64) (dir string, err error) {
 	sh := store.Shard(id)
 	if sh == nil {
 		return "", tsdb.ErrShardNotFound
 	}
-	for try := range tries {
+	for end := time.Now().Add(wait); ; time.Sleep(poll) {
 		dir, err = take(sh)
-		if !errors.Is(err, tsm1.ErrSnapshotInProgress) && !errors.Is(err, errReplaced) {
+		busy := errors.Is(err, tsm1.ErrSnapshotInProgress) || errors.Is(err, errReplaced)
+		if !busy || time.Now().After(end) {
 			return dir, err
 		}
-		time.Sleep(time.Duration(try+1) * 200 * time.Millisecond)
 	}
-	return "", err
 }
 
 func take(sh *tsdb.Shard) (dir string, err error) {
+	if err := writecache.WriteSnapshot(sh); err != nil {
+		return "", fmt.Errorf("write the cache to a file: %w", err)
+	}
 	engine, err := tsmfile.EngineOf(sh)
 	if err != nil {
 		return "", err
-	}
-	if err := writecache.WriteSnapshot(engine); err != nil {
-		return "", fmt.Errorf("write the cache to a file: %w", err)
 	}
 	if err := tsmfile.CheckTombstones(engine); err != nil {
 		return "", fmt.Errorf("look for tombstones: %w", err)

@@ -15,7 +15,9 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 
+	"concord/internal/compactions"
 	"concord/internal/durable"
+	"concord/internal/entropy/tsmfile"
 	"concord/internal/keylock"
 )
 
@@ -23,17 +25,22 @@ import (
 var snapshots keylock.Locks[string]
 
 // WriteSnapshot writes what is in the write cache of a shard to a file, and removes it from the WAL. It fails with
-// tsm1.ErrSnapshotInProgress while somebody else does. All snapshots have to be written by it.
+// tsm1.ErrSnapshotInProgress while somebody else does, or closes the shard. All snapshots have to be written by it.
 //
 // When a snapshot could not be written, the engine (v1.13.2) writes the same one at the next attempt, without what was
 // written to the cache since. But then it removes all closed segments of the WAL. What was written since is in
 // memory alone, and the next stop of the process loses it.
-func WriteSnapshot(engine *tsm1.Engine) error {
-	l := snapshots.Of(engine.Path())
+func WriteSnapshot(sh *tsdb.Shard) error {
+	l := snapshots.Of(sh.Path())
 	if !l.TryLock() {
 		return tsm1.ErrSnapshotInProgress
 	}
 	defer l.Unlock()
+	engine, err := tsmfile.EngineOf(sh)
+	if err != nil {
+		return err
+	}
+	compactions.Allow(sh) // or it fails for a shard that was idle until now
 	if failedBefore(engine) {
 		return writeAgain(engine)
 	}
@@ -131,7 +138,7 @@ func closeSegments(engine *tsm1.Engine) ([]string, error) {
 	return engine.WAL.ClosedSegments()
 }
 
-// Thresholds say when the cache of a shard is written to a file. The zero value is never.
+// Thresholds say when the cache of a shard is written to a file.
 type Thresholds struct {
 	Size uint64        // bytes that it has more than
 	Cold time.Duration // that nothing was written to it
@@ -149,29 +156,23 @@ func Prepare(options *tsdb.EngineOptions) Thresholds {
 
 // due reports whether the cache of a shard is to be written to a file.
 func (t Thresholds) due(cache *tsm1.Cache, now time.Time) bool {
-	if t == (Thresholds{}) {
-		return false
-	}
 	size := cache.Size()
 	return size > t.Size || size > 0 && now.Sub(cache.LastWriteTime()) > t.Cold
 }
 
-// again is the time after which a snapshot is tried again that could not be written.
-const again = 5 * time.Second
+// retryAfter is the time after which a snapshot is tried again that could not be written.
+const retryAfter = 5 * time.Second
 
 // writeSnapshots begins to write the caches of shards that are due, as many at a time as limit has places. The engine
 // lists shards in another order each time, so that none is passed over for long.
 func (s *Store) writeSnapshots(now time.Time) {
 	for _, sh := range s.Shards(s.ShardIDs()) {
-		e, err := sh.Engine()
-		if err != nil {
+		engine, err := tsmfile.EngineOf(sh)
+		if err != nil || !s.thresholds.due(engine.Cache, now) {
+			s.failed.Delete(sh.ID()) // it is closed, or somebody else has written it
 			continue
 		}
-		engine, ok := e.(*tsm1.Engine)
-		if !ok || !s.thresholds.due(engine.Cache, now) {
-			continue
-		}
-		if failed, ok := s.failed.Load(sh.ID()); ok && now.Sub(failed.(time.Time)) < again {
+		if failed, ok := s.failed.Load(sh.ID()); ok && now.Sub(failed.(time.Time)) < retryAfter {
 			continue
 		}
 		select {
@@ -181,26 +182,26 @@ func (s *Store) writeSnapshots(now time.Time) {
 		}
 		s.wg.Go(func() {
 			defer func() { <-s.limit }()
-			s.writeSnapshot(sh, engine)
+			s.writeSnapshot(sh, engine.Stats)
 		})
 	}
 }
 
-func (s *Store) writeSnapshot(sh *tsdb.Shard, engine *tsm1.Engine) {
+func (s *Store) writeSnapshot(sh *tsdb.Shard, stats *tsm1.EngineStatistics) {
 	began := time.Now()
-	err := WriteSnapshot(engine)
+	err := WriteSnapshot(sh)
 	if errors.Is(err, tsm1.ErrSnapshotInProgress) {
 		return
 	}
-	atomic.AddInt64(&engine.Stats.CacheCompactionDuration, time.Since(began).Nanoseconds())
+	atomic.AddInt64(&stats.CacheCompactionDuration, time.Since(began).Nanoseconds())
 	if err == nil {
 		s.failed.Delete(sh.ID())
-		atomic.AddInt64(&engine.Stats.CacheCompactions, 1)
+		atomic.AddInt64(&stats.CacheCompactions, 1)
 		return
 	}
-	atomic.AddInt64(&engine.Stats.CacheCompactionErrors, 1)
-	if _, again := s.failed.Swap(sh.ID(), time.Now()); !again && s.Shard(sh.ID()) == sh {
-		s.log.Warn("Cannot write the cache of a shard to a file, and tries again", zap.Uint64("db_shard_id", sh.ID()),
-			zap.Error(err))
+	atomic.AddInt64(&stats.CacheCompactionErrors, 1)
+	if _, before := s.failed.Swap(sh.ID(), time.Now()); !before && s.Shard(sh.ID()) == sh {
+		s.log.Warn("The cache of a shard cannot be written to a file. What is in it stays in memory and in the WAL, and "+
+			"this is tried again. See whether the disk is full", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
 	}
 }

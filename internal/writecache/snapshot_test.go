@@ -8,13 +8,18 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // What is written after a snapshot that failed stays, also when the node is started anew.
 func TestWritesAfterAFailedSnapshotStay(t *testing.T) {
 	t.Parallel()
-	for name, write := range map[string]func(*tsm1.Engine) error{
-		"the engine's snapshot":    (*tsm1.Engine).WriteSnapshot,
+	for name, write := range map[string]func(*tsdb.Shard) error{
+		"the engine's snapshot": func(sh *tsdb.Shard) error {
+			engine, err := tsmfile.EngineOf(sh)
+			return errors.Join(err, engine.WriteSnapshot())
+		},
 		"the snapshot of this one": WriteSnapshot,
 	} {
 		s := mustOpen(t)
@@ -22,21 +27,20 @@ func TestWritesAfterAFailedSnapshotStay(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustWrite(t, s, point(1, 1), point(2, 1), point(2, 2))
-		engine := engineOf(t, s, 1)
+		sh, engine := s.Shard(1), engineOf(t, s, 1)
 		engine.Compactor.DisableSnapshots()
-		if err := write(engine); err == nil {
+		if err := write(sh); err == nil {
 			t.Fatal("a snapshot was written")
 		}
 		engine.Compactor.EnableSnapshots()
 		newer := models.MustNewPoint("m", point(2, 2).Tags(), models.Fields{"v": 7.0}, time.Unix(0, 2))
 		mustWrite(t, s, point(3, 1), newer)
-		if err := write(engine); err != nil {
+		if err := write(sh); err != nil {
 			t.Fatal(err)
 		}
 		if points(t, s, 1, 3) == 0 {
 			t.Errorf("%s: what was written since is lost at once", name)
 		}
-		sh := s.Shard(1)
 		if err := errors.Join(sh.Close(), sh.Open()); err != nil {
 			t.Fatal(err)
 		}
@@ -59,14 +63,17 @@ func TestNoSnapshotIsWrittenWhileAShardIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustWrite(t, s, point(1, 1))
-	engine := engineOf(t, s, 1)
-	release := BeforeClose(s.Shard(2), s.Shard(1))
-	if err := WriteSnapshot(engine); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
+	sh := s.Shard(1)
+	release := BeforeClose(s.Shard(2), sh)
+	if err := WriteSnapshot(sh); !errors.Is(err, tsm1.ErrSnapshotInProgress) {
 		t.Errorf("a snapshot is written: %v", err)
 	}
+	err := sh.Close()
 	release()
-	s.Shard(1).SetCompactionsEnabled(true)
-	if err := WriteSnapshot(engine); err != nil {
+	if err := errors.Join(err, WriteSnapshot(sh)); !errors.Is(err, tsdb.ErrEngineClosed) {
+		t.Errorf("a snapshot of a closed shard is written: %v", err)
+	}
+	if err := errors.Join(sh.Open(), WriteSnapshot(sh)); err != nil {
 		t.Error(err)
 	}
 }
@@ -108,6 +115,9 @@ func TestCachesAreWrittenWhenTheyAreDue(t *testing.T) {
 	}
 	s.Close() // the monitor ends
 	cache := engineOf(t, s, 1).Cache
+	if err := s.Shard(1).Free(); err != nil { // the shard was idle
+		t.Fatal(err)
+	}
 	mustWrite(t, s, point(1, 1))
 	now := time.Now()
 	for _, tt := range []struct {
@@ -116,7 +126,6 @@ func TestCachesAreWrittenWhenTheyAreDue(t *testing.T) {
 		at   time.Time
 		want bool
 	}{
-		{"none", Thresholds{}, now.Add(time.Hour), false},
 		{"small and warm", Thresholds{Size: 1000, Cold: time.Minute}, now, false},
 		{"large", Thresholds{Size: 10, Cold: time.Minute}, now, true},
 		{"cold", Thresholds{Size: 1000, Cold: time.Minute}, now.Add(2 * time.Minute), true},

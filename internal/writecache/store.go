@@ -21,6 +21,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 
+	"concord/internal/compactions"
 	"concord/internal/keylock"
 	"concord/internal/seriesindex"
 )
@@ -158,7 +159,7 @@ func (s *Store) monitor() {
 func (s *Store) freeCold() {
 	for _, sh := range s.Shards(s.ShardIDs()) {
 		if idle, _ := sh.IsIdle(); !idle {
-			sh.SetCompactionsEnabled(true)
+			compactions.Allow(sh)
 			continue
 		}
 		l := s.shards.Of(sh.ID())

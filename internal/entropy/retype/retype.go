@@ -19,6 +19,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/compactions"
 	"concord/internal/durable"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/fieldindex"
@@ -91,11 +92,14 @@ func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 		return Kept{}, err
 	}
 	// All values in files: what is in the write cache could become a file while it is removed.
-	if err := flush(ctx, engine); err != nil {
+	if err := flush(ctx, c.Shard, engine); err != nil {
 		return Kept{}, fmt.Errorf("write the cache of shard %d to disk: %w", c.Shard.ID(), err)
 	}
-	engine.SetCompactionsEnabled(false) // they would write removed values into a new file
-	defer engine.SetCompactionsEnabled(true)
+	compact, err := compactions.Hold(c.Shard) // they would write removed values into a new file
+	if err != nil {
+		return Kept{}, err
+	}
+	defer compact()
 	keys := c.others(engine, f)
 	var kept Kept
 	if len(keys) > 0 {
@@ -128,12 +132,11 @@ func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 }
 
 // flush writes the cache to a file.
-func flush(ctx context.Context, engine *tsm1.Engine) error {
-	engine.SetCompactionsEnabled(true) // the store disables those of a shard that it finds idle
+func flush(ctx context.Context, sh *tsdb.Shard, engine *tsm1.Engine) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := writecache.WriteSnapshot(engine)
+		err := writecache.WriteSnapshot(sh)
 		if err == nil && engine.Cache.Size() == 0 {
 			if !engine.WALEnabled {
 				return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/compactions"
 	"concord/internal/durable"
 	"concord/internal/entropy/tsmfile"
 )
@@ -180,14 +181,17 @@ func (a *Aside) writeGood(ctx context.Context, engine *tsm1.Engine, tsm string) 
 // replace puts a file with the good blocks in the place of the one at path, which has no extension.
 func (a *Aside) replace(ctx context.Context, engine *tsm1.Engine, path, kept string) error {
 	// A compaction would write damaged blocks with a new checksum. It is kept away for one file and no
-	// longer: the cache is not written to disk meanwhile.
+	// longer: others wait for it.
 	release := func() {}
 	if a.HoldWrites != nil {
 		release = a.HoldWrites() // an empty cache is freed now, and a write that meets that would be lost
 	}
-	engine.SetCompactionsEnabled(false)
+	compact, err := compactions.Hold(a.Shard)
 	release()
-	defer engine.SetCompactionsEnabled(true)
+	if err != nil {
+		return err
+	}
+	defer compact()
 	tsm := path + tsmExt
 	if err := a.keep(ctx, tsm, kept, false); errors.Is(err, fs.ErrNotExist) {
 		return nil // compacted or dropped meanwhile; the mark of the damage stays until the copy equals another
