@@ -11,6 +11,7 @@
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go). newer.go finds it in the store, and
 //     collector.go reads it together with its versions.
 //   - What the engine would miss: points on their way from its cache to a file (snapshots.go), and series (lists.go).
+//     Compactions of an index that would wait for a delete, and it for them, wait until it ends (compactions.go).
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
 //     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node
 //     takes over what the logs of the others have (learn.go).
@@ -54,6 +55,8 @@
 //     written again in d. Memory has noted it since 1. A delete out of hinted handoff looks for it in b, in the store
 //     and in the journal of versions. From b to d, hinted handoff keeps the newer points on disk, also those that are
 //     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
+//     While c runs, no shard of the database is closed, for it is removed or its disk was full: the two would use the
+//     engine of a shard at the same time (the gate of package drops). Where a shard is closed, c fails after a while.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
 //     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
 //     (Memory.Keeps): its journal forgets no point that is newer. Where the journal was full and forgot some, the

@@ -31,12 +31,12 @@ func (d *Service) DeleteShard(id uint64) error {
 // drop removes shards from all nodes that can be reached. Nothing is kept for the others: they see in the metadata that
 // the shards are gone, and remove them.
 func (d *Service) drop(r *rpc.DropShardsRequest) error {
-	nodes, err := d.others()
-	if err != nil {
+	// A node that is behind would take shards for later ones, and not know of new nodes.
+	if err := d.deps.Meta.CatchUpWithOthers(context.Background()); err != nil {
 		return err
 	}
-	// A node that is behind would take shards for later ones.
-	if err := d.deps.Meta.CatchUpWithOthers(context.Background()); err != nil {
+	nodes, err := d.others()
+	if err != nil {
 		return err
 	}
 	r.NextShard = d.deps.Meta.State().Data.MaxShardID + 1

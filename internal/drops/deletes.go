@@ -8,7 +8,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 )
 
-// deletesEnd is how long who closes shards waits for the deletes that run in their database.
+// deletesEnd is how long the deletes that run in a database are waited for, before shards of it are closed.
 const deletesEnd = 10 * time.Minute
 
 func (s *Store) gate(db string) *gate {
@@ -24,18 +24,19 @@ func (s *Store) gate(db string) *gate {
 func (s *Store) BeginDelete(ctx context.Context, db string) (end func(), err error) {
 	end, err = s.gate(db).beginDelete(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("no delete can run in database %q while a shard of it is closed, "+
-			"to be removed or because its disk was full: %w", db, err)
+		return nil, fmt.Errorf("no delete can run in database %q while a shard of it is closed, to be removed or "+
+			"because its disk was full: see whether the disk is full now, and run the delete again: %w", db, err)
 	}
 	return end, nil
 }
 
-// HoldDeletes waits for the deletes that run in a database. Others wait until release. Whoever closes a shard or
+// BeginClose waits for the deletes that run in a database. Others wait until release. Whoever closes a shard or
 // blocks its readers is to call it before. It fails when ctx ends.
-func (s *Store) HoldDeletes(ctx context.Context, db string) (release func(), err error) {
+func (s *Store) BeginClose(ctx context.Context, db string) (release func(), err error) {
 	release, err = s.gate(db).holdDeletes(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("the deletes that run in database %q do not end: %w", db, err)
+		return nil, fmt.Errorf("shards of database %q cannot be closed while deletes run there, and these do not end: "+
+			"try again later: %w", db, err)
 	}
 	return release, nil
 }
@@ -68,7 +69,7 @@ func (s *Store) SetShardNewReadersBlocked(id uint64, blocked bool) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
 	defer cancel()
-	release, err := s.HoldDeletes(ctx, sh.Database())
+	release, err := s.BeginClose(ctx, sh.Database())
 	if err != nil {
 		return err
 	}

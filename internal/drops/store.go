@@ -131,11 +131,6 @@ func (s *Store) awaitGone(sh *tsdb.Shard, ended <-chan struct{}) {
 
 // DeleteHeldShard is DeleteShard for one who holds the writes to the shard.
 func (s *Store) DeleteHeldShard(id uint64) error {
-	defer func() {
-		if s.Shard(id) == nil {
-			s.readersBack(id)
-		}
-	}()
 	sh := s.Shard(id)
 	if sh == nil {
 		return s.Store.DeleteShard(id)
@@ -166,7 +161,7 @@ func (s *Store) markRemoving(db string, id uint64) (done func()) {
 // shard of the database is closed or disabled, or this one is, for it cannot tell then which series nobody has any
 // more. They stay known to the file of series. The engine does not remove them with a policy either.
 func (s *Store) finish(sh *tsdb.Shard, why error) error {
-	release, err := s.HoldDeletes(context.Background(), sh.Database()) // as DeleteShard would have waited for them
+	release, err := s.BeginClose(context.Background(), sh.Database()) // as DeleteShard would have waited for them
 	if err != nil {
 		return err
 	}
@@ -227,7 +222,7 @@ func (s *Store) removeWhole(
 ) (later bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
 	defer cancel()
-	release, err := s.HoldDeletes(ctx, db)
+	release, err := s.BeginClose(ctx, db)
 	if err != nil {
 		return false, err
 	}

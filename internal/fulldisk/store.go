@@ -210,7 +210,7 @@ func (s *Store) reopen(id uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, deletesEnd)
 	defer cancel()
-	release, err := s.drops.HoldDeletes(ctx, sh.Database())
+	release, err := s.drops.BeginClose(ctx, sh.Database())
 	if err != nil {
 		return err
 	}
