@@ -21,7 +21,7 @@ import (
 )
 
 // Store is an engine's store of which several parts remove shards. All of them remove through it, for the engine takes
-// five things for granted that hold on a plain server most of the time, and not on a data node. This one removes
+// six things for granted that hold on a plain server most of the time, and not on a data node. This one removes
 // shards by statements and when they are too old, and also when it sees in the metadata that they were dropped.
 //
 // A shard is not removed while its database is. At its end, DeleteShard changes what the store knows of the database,
@@ -39,8 +39,10 @@ import (
 //
 // No delete runs in a database while a shard of it is closed. The delete would use the engine of the shard without its
 // lock. With the index in memory the process ends then. With the other one the two wait for each other for ever.
-// DeleteShard sees to that itself, DeleteRetentionPolicy does not. Nor does a delete run while new readers of a shard
-// are blocked: the engine finds nothing to delete then, without an error.
+// Nor does a delete run while new readers of a shard are blocked: the engine finds nothing to delete then, without an
+// error.
+//
+// Nothing reads a shard when it is closed: see AwaitReaders.
 //
 // Locks are taken in this order: a gate, that of the writes to a shard (hold), databases, one, making, and those of
 // writecache and fieldindex. A delete takes those of fieldindex at its end, and waits for none of the others, while it
@@ -56,12 +58,14 @@ type Store struct {
 	removing  sync.Map              // the IDs of shards that are removed: none of them is made meanwhile
 	blocked   sync.Map              // what lets deletes run again when readers of a shard are not blocked: func() by ID
 	partly    sync.Map              // why shards were closed only in part: error by *tsdb.Shard
+
+	readersEnd time.Duration // how long the queries that read shards are waited for, before these are closed
 }
 
 // New returns the store of a node. There is one for each engine's store. hold waits for the writes to a shard that are
 // under way, and has others wait until release; nil is for a store to which nothing is written meanwhile.
 func New(store *tsdb.Store, hold func(shard uint64) (release func())) *Store {
-	return &Store{Store: store, hold: hold}
+	return &Store{Store: store, hold: hold, readersEnd: time.Minute}
 }
 
 // Close is that of the engine. With a shard that was closed in part, the store is left as at the end of a process.
@@ -136,12 +140,19 @@ func (s *Store) DeleteHeldShard(id uint64) error {
 		return s.Store.DeleteShard(id)
 	}
 	db := sh.Database()
+	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+	defer cancel()
+	release, err := s.BeginClose(ctx, db)
+	if err != nil {
+		return err
+	}
+	defer release()
 	defer s.lock(db)()
 	if sh = s.Shard(id); sh == nil {
 		return tsdb.ErrShardNotFound
 	}
 	defer s.markRemoving(db, id)()
-	err := s.remove(db, []*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
+	err = s.remove(db, []*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
 	if err != nil && s.Shard(id) != sh {
 		return s.finish(sh, err)
 	}
@@ -161,11 +172,6 @@ func (s *Store) markRemoving(db string, id uint64) (done func()) {
 // shard of the database is closed or disabled, or this one is, for it cannot tell then which series nobody has any
 // more. They stay known to the file of series. The engine does not remove them with a policy either.
 func (s *Store) finish(sh *tsdb.Shard, why error) error {
-	release, err := s.BeginClose(context.Background(), sh.Database()) // as DeleteShard would have waited for them
-	if err != nil {
-		return err
-	}
-	defer release()
 	defer writecache.BeforeClose(sh)()
 	defer fieldindex.BeforeDrop(sh)()
 	sh.SetEnabled(false) // whoever has it still is not to use it
@@ -267,6 +273,10 @@ func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) er
 	if err := s.partlyClosed(func(sh *tsdb.Shard) bool { return sh.Database() == db }); err != nil {
 		return err
 	}
+	release, err := s.awaitReaders(shards)
+	if err != nil {
+		return err
+	}
 	defer writecache.BeforeClose(shards...)()
 	defer fieldindex.BeforeDrop(shards...)()
 	defer func() {
@@ -276,10 +286,10 @@ func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) er
 			}
 		}
 	}()
-	err := removal()
-	if err == nil {
+	if err = removal(); err == nil {
 		return nil
 	}
+	release()
 	for _, sh := range shards {
 		if closedInPart(sh) && s.Shard(sh.ID()) == sh {
 			sh.SetEnabled(false)

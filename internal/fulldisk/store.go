@@ -215,6 +215,7 @@ func (s *Store) reopen(id uint64) error {
 		return err
 	}
 	defer release()
+	defer s.Hold(id)() // a write that began before the disk was full may be under way
 	s.mu.Lock()
 	shut := s.shut[id] == sh
 	s.mu.Unlock()
@@ -242,11 +243,14 @@ func (s *Store) closeShard(sh *tsdb.Shard) error {
 	if err != nil {
 		return err // it is being dropped, or answers nobody for another reason
 	}
-	if err = s.quiet(engine); err == nil {
-		err = s.drops.BetweenRemovals(sh, func() error { return s.closeQuiet(sh) })
-	}
+	ctx, cancel := context.WithTimeout(s.ctx, readersEnd)
+	defer cancel()
+	release, err := drops.AwaitReaders(ctx, engine)
 	if err != nil {
-		engine.SetNewReadersBlocked(false)
+		return err
+	}
+	if err = s.drops.BetweenRemovals(sh, func() error { return s.closeQuiet(sh) }); err != nil {
+		release()
 	}
 	return err
 }
@@ -280,28 +284,6 @@ func (s *Store) open(id uint64) error {
 		return err
 	}
 	return newSegment(s.Shard(id))
-}
-
-// quiet keeps new readers from the engine of a shard and waits until it has none: Close waits for readers, and they may
-// need what Close holds.
-func (s *Store) quiet(engine tsdb.Engine) error {
-	if err := engine.SetNewReadersBlocked(true); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, readersEnd)
-	defer cancel()
-	t := time.NewTicker(10 * time.Millisecond)
-	defer t.Stop()
-	for {
-		if used, err := engine.InUse(); err != nil || !used {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return errors.New("queries of it do not end")
-		case <-t.C:
-		}
-	}
 }
 
 // newSegment makes a shard's next writes go to a WAL segment of their own.

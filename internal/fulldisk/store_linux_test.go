@@ -341,8 +341,11 @@ func TestShardIsDroppedWhileItWaitsForQueries(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(s.quiet(e), s.drops.DeleteShard(shard), s.quiet(e)); err != nil {
-		t.Fatal(err)
+	for _, drop := range []func(uint64) error{s.drops.DeleteShard, func(uint64) error { return nil }} {
+		_, err := drops.AwaitReaders(t.Context(), e)
+		if err := errors.Join(err, drop(shard)); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := s.drops.BetweenRemovals(sh, sh.Open); !errors.Is(err, tsdb.ErrShardNotFound) {
 		t.Errorf("a shard that is gone is opened: %v", err)

@@ -103,6 +103,9 @@ const followTries = 100
 // follow opens the files that the engine has now, as far as they are not open.
 func (r *Reader) follow() error {
 	for range followTries {
+		if _, err := r.engine.FileStore.TSMReader(""); err != nil { // it is to be closed, and that waits for readers
+			return fmt.Errorf("read shard %d: %w", r.shard.ID(), err)
+		}
 		list := r.engine.FileStore.Files()
 		if r.listed != nil && slices.Equal(list, r.listed) {
 			return nil
