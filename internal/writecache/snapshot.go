@@ -163,27 +163,21 @@ func (t Thresholds) due(cache *tsm1.Cache, now time.Time) bool {
 // retryAfter is the time after which a snapshot is tried again that could not be written.
 const retryAfter = 5 * time.Second
 
-// writeSnapshots begins to write the caches of shards that are due, as many at a time as limit has places. The engine
-// lists shards in another order each time, so that none is passed over for long.
-func (s *Store) writeSnapshots(now time.Time) {
-	for _, sh := range s.Shards(s.ShardIDs()) {
-		engine, err := tsmfile.EngineOf(sh)
-		if err != nil || !s.thresholds.due(engine.Cache, now) {
-			s.failed.Delete(sh.ID()) // it is closed, or somebody else has written it
-			continue
-		}
-		if failed, ok := s.failed.Load(sh.ID()); ok && now.Sub(failed.(time.Time)) < retryAfter {
-			continue
-		}
-		select {
-		case s.limit <- struct{}{}:
-		default:
-			return // the next time
-		}
-		s.wg.Go(func() {
-			defer func() { <-s.limit }()
-			s.writeSnapshot(sh, engine.Stats)
-		})
+// writeDue writes the cache of a shard if that is due, once limit has a place.
+func (s *Store) writeDue(sh *tsdb.Shard, now time.Time) {
+	engine, err := tsmfile.EngineOf(sh)
+	if err != nil || !s.thresholds.due(engine.Cache, now) {
+		s.failed.Delete(sh.ID()) // it is closed, or somebody else has written it
+		return
+	}
+	if failed, ok := s.failed.Load(sh.ID()); ok && now.Sub(failed.(time.Time)) < retryAfter {
+		return
+	}
+	select {
+	case s.limit <- struct{}{}:
+		defer func() { <-s.limit }()
+		s.writeSnapshot(sh, engine.Stats)
+	case <-s.done:
 	}
 }
 

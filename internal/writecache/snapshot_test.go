@@ -2,6 +2,7 @@ package writecache
 
 import (
 	"errors"
+	"io"
 	"testing"
 	"time"
 
@@ -113,7 +114,7 @@ func TestCachesAreWrittenWhenTheyAreDue(t *testing.T) {
 	if err := s.CreateShard("db", "rp", 1, true); err != nil {
 		t.Fatal(err)
 	}
-	s.Close() // the monitor ends
+	endMonitor(s)
 	cache := engineOf(t, s, 1).Cache
 	if err := s.Shard(1).Free(); err != nil { // the shard was idle
 		t.Fatal(err)
@@ -135,15 +136,66 @@ func TestCachesAreWrittenWhenTheyAreDue(t *testing.T) {
 		}
 	}
 	s.thresholds = Thresholds{Size: 1000, Cold: time.Minute}
-	s.writeSnapshots(now.Add(2 * time.Minute))
-	for began := time.Now(); cache.Size() > 0; time.Sleep(time.Millisecond) {
-		if time.Since(began) > 20*time.Second {
-			t.Fatal("a cold cache was not written")
-		}
+	s.writeDue(s.Shard(1), now.Add(2*time.Minute))
+	if cache.Size() > 0 {
+		t.Error("a cold cache was not written")
 	}
 	if (Thresholds{Size: 1, Cold: 1}).due(cache, now.Add(time.Hour)) {
 		t.Error("an empty cache is due")
 	}
+}
+
+// endMonitor leaves what the monitor does to the test.
+func endMonitor(s *Store) {
+	s.Close()
+	s.done = make(chan struct{})
+}
+
+// A shard that was restored kept its lock for as long as its files came, and the caches of all others grew meanwhile.
+func TestShardThatIsBusyKeepsNoOtherWaiting(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t)
+	if err := errors.Join(s.CreateShard("db", "rp", 1, true), s.CreateShard("db", "rp", 2, true)); err != nil {
+		t.Fatal(err)
+	}
+	endMonitor(s)
+	mustWrite(t, s, point(1, 1))
+	if err := s.WriteToShard(tsdb.WriteContext{}, 2, []models.Point{point(1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	s.thresholds = Thresholds{Size: 1, Cold: time.Hour}
+	from, to := io.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.Shard(1).Restore(from, "") // holds the lock of the shard until the pipe is closed
+	}()
+	if _, err := to.Write([]byte{0}); err != nil { // it has it
+		t.Fatal(err)
+	}
+	cache := engineOf(t, s, 2).Cache
+	for range 2 {
+		s.each("write", func(sh *tsdb.Shard) { s.writeDue(sh, time.Now()) })
+		s.each("free", s.freeCold)
+	}
+	for began := time.Now(); cache.Size() > 0; time.Sleep(time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			t.Fatal("a cache is not written while another shard is busy")
+		}
+	}
+	n := 0
+	s.looks.Range(func(l, _ any) bool {
+		if l.(look).shard == s.Shard(1) {
+			n++
+		}
+		return true
+	})
+	if n != 2 {
+		t.Errorf("%d looks at the busy shard wait for it, want one of each kind", n)
+	}
+	to.Close()
+	<-ended
+	s.wg.Wait()
 }
 
 // The engine does not write snapshots by itself, as they have to go through WriteSnapshot.

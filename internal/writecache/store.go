@@ -34,6 +34,7 @@ type Store struct {
 	shards     keylock.Locks[uint64] // by ID; writes hold them for reading
 	limit      chan struct{}         // of snapshots that are written at the same time
 	failed     sync.Map              // when the last snapshot of a shard could not be written, by its ID
+	looks      sync.Map              // of the monitor that are under way: nil by look
 	done       chan struct{}
 	stop       func() // closes done
 	wg         sync.WaitGroup
@@ -146,48 +147,67 @@ func (s *Store) monitor() {
 		case <-s.done:
 			return
 		case now := <-due.C:
-			s.writeSnapshots(now)
+			s.each("write", func(sh *tsdb.Shard) { s.writeDue(sh, now) })
 		case <-cold.C:
-			s.freeCold()
+			s.each("free", s.freeCold)
 		case <-tags.C:
-			s.warnOfTags()
+			s.each("tags", s.warnOfTags())
 		}
 	}
 }
 
-// freeCold gives back what shards hold that nothing is written to, and lets all others compact.
-func (s *Store) freeCold() {
+// look is what the monitor does with a shard.
+type look struct {
+	what  string
+	shard *tsdb.Shard
+}
+
+// each begins to do something with each shard, except for those with which it is still being done. One shard that is
+// opened or closed for a long time keeps no other waiting.
+func (s *Store) each(what string, do func(*tsdb.Shard)) {
 	for _, sh := range s.Shards(s.ShardIDs()) {
-		if idle, _ := sh.IsIdle(); !idle {
-			compactions.Allow(sh)
+		l := look{what, sh}
+		if _, ok := s.looks.LoadOrStore(l, nil); ok {
 			continue
 		}
-		l := s.shards.Of(sh.ID())
-		if !l.TryLock() {
-			continue // it is written to
-		}
-		if idle, _ := sh.IsIdle(); idle {
-			if err := sh.Free(); err != nil && s.Shard(sh.ID()) == sh {
-				s.log.Warn("Cannot free what a cold shard holds", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
-			}
-		}
-		l.Unlock()
+		s.wg.Go(func() {
+			defer s.looks.Delete(l)
+			do(sh)
+		})
 	}
 }
 
-// warnOfTags tells of tag keys that have nearly max-values-per-tag values: each database with the index inmem has one
-// index, and so one of its shards is enough.
-func (s *Store) warnOfTags() {
-	most := s.EngineOptions.Config.MaxValuesPerTag
-	if most == 0 {
+// freeCold gives back what a shard holds that nothing is written to, and lets any other one compact.
+func (s *Store) freeCold(sh *tsdb.Shard) {
+	if idle, _ := sh.IsIdle(); !idle {
+		compactions.Allow(sh)
 		return
 	}
-	seen := make(map[string]bool)
-	for _, sh := range s.Shards(s.ShardIDs()) {
-		if seen[sh.Database()] || sh.IndexType() != tsdb.InmemIndexName {
-			continue
+	l := s.shards.Of(sh.ID())
+	if !l.TryLock() {
+		return // it is written to
+	}
+	defer l.Unlock()
+	if idle, _ := sh.IsIdle(); !idle {
+		return
+	}
+	if err := sh.Free(); err != nil && s.Shard(sh.ID()) == sh {
+		s.log.Warn("Cannot free what a cold shard holds", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
+	}
+}
+
+// warnOfTags returns what tells of tag keys that have nearly max-values-per-tag values. Each database with the index
+// inmem has one index, and so one of its shards is enough.
+func (s *Store) warnOfTags() func(*tsdb.Shard) {
+	most := s.EngineOptions.Config.MaxValuesPerTag
+	var seen sync.Map // databases
+	return func(sh *tsdb.Shard) {
+		if most == 0 || sh.IndexType() != tsdb.InmemIndexName {
+			return
 		}
-		seen[sh.Database()] = true
+		if _, ok := seen.LoadOrStore(sh.Database(), nil); ok {
+			return
+		}
 		if err := s.warnOfTagsOf(sh, most); err != nil {
 			s.log.Warn("Cannot count the values of tags", zap.String("database", sh.Database()), zap.Error(err))
 		}

@@ -110,7 +110,7 @@ func TestWritesStayWhenTheShardIsFreed(t *testing.T) {
 				return
 			default:
 			}
-			s.freeCold()
+			s.freeCold(s.Shard(1))
 		}
 	}()
 	var all sync.WaitGroup
@@ -147,7 +147,7 @@ func TestColdShardIsFreed(t *testing.T) {
 	if err := s.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{point(1, 1)}); err != nil {
 		t.Fatal(err)
 	}
-	s.freeCold()
+	s.freeCold(s.Shard(1))
 	e := engineOf(t, s, 1)
 	if e.Cache.Keys() == nil {
 		t.Fatal("the cache is freed with a point in it")
@@ -155,7 +155,7 @@ func TestColdShardIsFreed(t *testing.T) {
 	if err := e.WriteSnapshot(); err != nil {
 		t.Fatal(err)
 	}
-	s.freeCold()
+	s.freeCold(s.Shard(1))
 	if e.Cache.Keys() != nil {
 		t.Error("the cache of a cold shard is not freed")
 	}
