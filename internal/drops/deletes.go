@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/entropy/fieldindex"
+	"concord/internal/writecache"
 )
 
 // deletesEnd is how long the deletes that run in a database are waited for, before shards of it are closed.
@@ -48,6 +51,44 @@ func (s *Store) BetweenRemovals(sh *tsdb.Shard, run func() error) error {
 		return tsdb.ErrShardNotFound
 	}
 	return run()
+}
+
+// Alone runs something while nobody else writes to an open shard, reads it, deletes from its database, or removes it. It
+// may close the shard (CloseShard) and open it again. It fails when ctx ends before it has begun.
+func (s *Store) Alone(ctx context.Context, sh *tsdb.Shard, run func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, deletesEnd)
+	defer cancel()
+	release, err := s.BeginClose(ctx, sh.Database())
+	if err != nil {
+		return err
+	}
+	defer release()
+	if s.hold != nil {
+		defer s.hold(sh.ID())()
+	}
+	return s.BetweenRemovals(sh, func() error {
+		release, err := s.awaitReaders([]*tsdb.Shard{sh})
+		if err != nil {
+			return err
+		}
+		defer release()
+		return run()
+	})
+}
+
+// CloseShard closes a shard that nobody reads, as Alone sees to. Nothing is in its folder that would have to be written
+// later.
+func CloseShard(sh *tsdb.Shard) error {
+	defer writecache.BeforeClose(sh)()
+	release, err := fieldindex.BeforeClose(sh)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := sh.Close(); err != nil {
+		return fmt.Errorf("close: %w", err)
+	}
+	return nil
 }
 
 // SetShardNewReadersBlocked is that of the engine. Deletes of the database wait while readers are blocked and the store

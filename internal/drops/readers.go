@@ -64,7 +64,7 @@ func (s *Store) awaitReaders(shards []*tsdb.Shard) (release func(), err error) {
 		r, err := AwaitReaders(ctx, sh)
 		if err != nil {
 			release()
-			return nil, fmt.Errorf("shard %d cannot be removed: %w", sh.ID(), err)
+			return nil, fmt.Errorf("shard %d cannot be closed: %w", sh.ID(), err)
 		}
 		releases = append(releases, func() {
 			if s.Shard(sh.ID()) == sh && isOpen(sh) {

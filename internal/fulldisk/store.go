@@ -20,7 +20,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"concord/internal/drops"
-	"concord/internal/entropy/fieldindex"
 	"concord/internal/writecache"
 )
 
@@ -257,14 +256,8 @@ func (s *Store) closeShard(sh *tsdb.Shard) error {
 
 // closeQuiet closes a shard that has no readers.
 func (s *Store) closeQuiet(sh *tsdb.Shard) error {
-	defer writecache.BeforeClose(sh)()
-	release, err := fieldindex.BeforeClose(sh)
-	if err != nil {
+	if err := drops.CloseShard(sh); err != nil {
 		return err
-	}
-	defer release()
-	if err := sh.Close(); err != nil {
-		return fmt.Errorf("close: %w", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

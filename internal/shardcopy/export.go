@@ -1,6 +1,6 @@
 // Package shardcopy moves whole shards as files, in two ways:
 //
-//   - Export and Import send one stream, a tar of the files of a snapshot without what was deleted (export.go,
+//   - Export and Import send one stream, a tar of the files of a snapshot without what was deleted (export.go, import.go,
 //     stream.go). Backups, restores and copy-shard use it.
 //   - Files and Fill send file by file, with tombstones, and go on where an earlier attempt ended (files.go, fill.go).
 //     A repair uses it to make a copy that an owner lacks.
@@ -8,12 +8,10 @@ package shardcopy
 
 import (
 	"archive/tar"
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -22,7 +20,6 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 
-	"concord/internal/entropy/scrub"
 	"concord/internal/snapshot"
 )
 
@@ -182,105 +179,4 @@ func applyTombstones(dir string) error {
 		}
 	}
 	return nil
-}
-
-// Import restores a tar of TSM files, of any shard, into a shard that is missing
-// or empty. When it fails the shard stays: an owner may have got a write in it meanwhile.
-func Import(store *tsdb.Store, database, policy string, id uint64, r io.Reader) error {
-	if sh := store.Shard(id); sh == nil {
-		if err := store.CreateShard(database, policy, id, true); err != nil {
-			return fmt.Errorf("create shard %d: %w", id, err)
-		}
-	} else if sh.SeriesN() > 0 {
-		return fmt.Errorf("shard %d is not empty: nothing is overwritten", id)
-	}
-	base, err := store.ShardRelativePath(id)
-	if err != nil {
-		return err
-	}
-	// The engine removes it when it opens the shard, should this process end now.
-	dir, err := os.MkdirTemp(store.Shard(id).Path(), "import-*."+tsm1.TmpTSMFileExtension)
-	if err != nil {
-		return fmt.Errorf("restore shard %d: %w", id, err)
-	}
-	defer os.RemoveAll(dir)
-	pr, pw := io.Pipe()
-	renamed := make(chan error, 1)
-	go func() {
-		err := rename(r, pw, base, dir)
-		pw.CloseWithError(err)
-		renamed <- err
-	}()
-	err = store.RestoreShard(id, pr)
-	pr.CloseWithError(errors.New("the restore has ended"))
-	if rerr := <-renamed; err == nil {
-		err = rerr
-	}
-	if err != nil {
-		return fmt.Errorf("restore shard %d: %w", id, err)
-	}
-	return nil
-}
-
-// rename writes the TSM files of a tar under another shard's folder; their names alone count. Each file is in dir
-// first, where its blocks are verified: the checksum of a backup may be of a file that was damaged before.
-func rename(r io.Reader, w io.Writer, base, dir string) error {
-	tr, tw := tar.NewReader(r), tar.NewWriter(w)
-	for {
-		h, err := tr.Next()
-		if errors.Is(err, io.EOF) {
-			// The padding, and the checksum behind it: the files are taken at the end that Close writes.
-			if _, err := io.Copy(io.Discard, r); err != nil {
-				return err
-			}
-			return tw.Close()
-		} else if err != nil {
-			return err
-		}
-		name := path.Base(path.Clean("/" + filepath.ToSlash(h.Name)))
-		switch {
-		case h.Typeflag == tar.TypeDir:
-			continue
-		case h.Typeflag != tar.TypeReg:
-			return fmt.Errorf("%q is neither a file nor a folder", h.Name)
-		case !strings.HasSuffix(name, tsmSuffix):
-			continue
-		}
-		if _, _, err := tsm1.DefaultParseFileName(name); err != nil {
-			return fmt.Errorf("%q is no name of a TSM file", h.Name)
-		}
-		h.Name = path.Join(filepath.ToSlash(base), name)
-		if err := tw.WriteHeader(h); err != nil {
-			return err
-		}
-		if err := verified(tr, tw, filepath.Join(dir, name)); err != nil {
-			return err
-		}
-	}
-}
-
-// verified copies a TSM file by way of path, which is alone in its folder. It writes nothing of a damaged one.
-func verified(r io.Reader, w io.Writer, path string) (err error) {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close(), os.Remove(path)) }()
-	if _, err := io.Copy(f, r); err != nil {
-		return err
-	}
-	damage, err := scrub.Verify(context.Background(), filepath.Dir(path), func(context.Context, int) error {
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	if len(damage) > 0 {
-		return damage[0]
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	_, err = io.Copy(w, f)
-	return err
 }

@@ -9,6 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/influxdata/influxdb/tsdb"
+
+	"concord/internal/drops"
 )
 
 // changed is a tar whose entries fn changes.
@@ -50,7 +54,7 @@ func TestImportRefusesDamagedFiles(t *testing.T) {
 	// The index of one key ends the file: its length, the key, type and count, an entry and the footer.
 	blocks := size - (2 + len("m,host=a#!~#v") + 3 + 28 + 8)
 	for at := range blocks {
-		err := Import(dst, "db", "rp", 9, changed(t, whole, func(_ *tar.Header, data []byte) []byte {
+		err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, changed(t, whole, func(_ *tar.Header, data []byte) []byte {
 			data[at] ^= 1
 			return data
 		}))
@@ -61,7 +65,7 @@ func TestImportRefusesDamagedFiles(t *testing.T) {
 	if n := series(t, dst, 9); n != 0 {
 		t.Errorf("the shard has %d series of damaged files", n)
 	}
-	if err := Import(dst, "db", "rp", 9, bytes.NewReader(whole)); err != nil || series(t, dst, 9) != 1 {
+	if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, bytes.NewReader(whole)); err != nil || series(t, dst, 9) != 1 {
 		t.Errorf("the whole file: %v, %d series", err, series(t, dst, 9))
 	}
 	if left, err := filepath.Glob(filepath.Join(dst.Shard(9).Path(), "import-*")); err != nil || len(left) > 0 {
@@ -76,7 +80,7 @@ func TestImportRefusesOddEntries(t *testing.T) {
 		"a symbolic link": tar.TypeSymlink, "a link": tar.TypeLink, "a fifo": tar.TypeFifo, "a device": tar.TypeChar,
 	} {
 		dst := mustStore(t)
-		err := Import(dst, "db", "rp", 9, changed(t, whole, func(h *tar.Header, _ []byte) []byte {
+		err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, changed(t, whole, func(h *tar.Header, _ []byte) []byte {
 			h.Typeflag, h.Linkname = kind, "/etc/passwd"
 			return nil
 		}))
@@ -99,10 +103,102 @@ func TestImportRefusesOddEntries(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Import(dst, "db", "rp", 9, &out); err != nil {
+	if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, &out); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(dst.Shard(9).Path()); err != nil {
 		t.Error(err)
+	}
+}
+
+// The engine kept the lock of a shard for as long as its files came: nobody could write to it or read it, and what asks
+// all shards waited.
+func TestShardIsOpenWhileItsFilesCome(t *testing.T) {
+	t.Parallel()
+	dst := mustStore(t)
+	store := drops.New(dst, nil)
+	from, to := io.Pipe()
+	imported := make(chan error, 1)
+	go func() { imported <- Import(t.Context(), store, "db", "rp", 9, from) }()
+	whole := onePoint(t)
+	if _, err := to.Write(whole[:700]); err != nil { // some of the first file
+		t.Fatal(err)
+	}
+	if err := dst.WriteToShard(tsdb.WriteContext{}, 9, nil); err != nil {
+		t.Errorf("nobody can write to it: %v", err)
+	}
+	if n := series(t, dst, 9); n != 0 {
+		t.Errorf("it has %d series", n)
+	}
+	if _, err := to.Write(whole[700:]); err != nil {
+		t.Fatal(err)
+	}
+	to.Close()
+	if err := <-imported; err != nil || series(t, dst, 9) != 1 {
+		t.Errorf("%v, %d series", err, series(t, dst, 9))
+	}
+}
+
+func TestNothingIsImportedIntoAShardThatChangedMeanwhile(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct {
+		change func(*testing.T, *drops.Store) error
+		want   string
+	}{
+		"written to": {func(t *testing.T, s *drops.Store) error {
+			mustWrite(t, s.Store, 9, "m,host=new v=1 1")
+			return nil
+		}, "not empty"},
+		"dropped": {func(_ *testing.T, s *drops.Store) error { return s.DeleteDatabase("db", 0) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			store := drops.New(mustStore(t), nil)
+			from, to := io.Pipe()
+			imported := make(chan error, 1)
+			go func() { imported <- Import(t.Context(), store, "db", "rp", 9, from) }()
+			whole := onePoint(t)
+			if _, err := to.Write(whole[:700]); err != nil {
+				t.Fatal(err)
+			}
+			if err := tt.change(t, store); err != nil {
+				t.Fatal(err)
+			}
+			to.Write(whole[700:])
+			to.Close()
+			if err := <-imported; err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("it is imported: %v", err)
+			}
+		})
+	}
+}
+
+// A shard of which all points were deleted has their files and tombstones still, and an index of its fields.
+func TestImportIntoAShardOfWhichAllIsDeleted(t *testing.T) {
+	t.Parallel()
+	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
+		dst := mustStore(t)
+		dst.EngineOptions.IndexVersion = index
+		mustWrite(t, dst, 9, "m,host=a v=1,old=1 1\nm,host=b v=1 1")
+		if err := flush(dst, 9); err != nil {
+			t.Fatal(err)
+		}
+		mustDelete(t, dst, "host = 'a' OR host = 'b'")
+		if n := series(t, dst, 9); n != 0 {
+			t.Fatalf("%s: %d series are left", index, n)
+		}
+		if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, bytes.NewReader(onePoint(t))); err != nil {
+			t.Fatal(err)
+		}
+		if n := series(t, dst, 9); n != 1 {
+			t.Errorf("%s: %d series, want the one of the files", index, n)
+		}
+		var out bytes.Buffer
+		if err := Export(dst, 9, Range{}, &out); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(out.Bytes(), []byte("m,host=a#!~#v")) {
+			t.Errorf("%s: the point of the files is hidden by what was deleted before", index)
+		}
 	}
 }

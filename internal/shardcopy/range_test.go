@@ -3,6 +3,8 @@ package shardcopy
 import (
 	"bytes"
 	"testing"
+
+	"concord/internal/drops"
 )
 
 // A file that reaches into the range leaves without the blocks that do not.
@@ -27,7 +29,7 @@ func TestExportOfARangeHasItsBlocksAlone(t *testing.T) {
 			t.Fatalf("%v: %v", tt.in, err)
 		}
 		dst := mustStore(t)
-		if err := Import(dst, "db", "rp", 8, &b); err != nil {
+		if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 8, &b); err != nil {
 			t.Fatalf("%v: %v", tt.in, err)
 		}
 		if got := series(t, dst, 8); got != tt.want {

@@ -91,7 +91,7 @@ func (s *Server) Import(stream grpc.ClientStreamingServer[rpc.ImportChunk, rpc.I
 		return err
 	}
 	r := &reader{recv: func() (chunk, error) { return stream.Recv() }}
-	if err := Import(s.Store.Store, head.Database, head.RetentionPolicy, head.ShardId, r); err != nil {
+	if err := Import(stream.Context(), s.Store, head.Database, head.RetentionPolicy, head.ShardId, r); err != nil {
 		return status.Error(codes.Internal, err.Error())
 	}
 	return stream.SendAndClose(&rpc.ImportResponse{})
@@ -192,7 +192,7 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 		c.current.Add(int64(len(m.Data)))
 		return m, err
 	}}
-	if err := Import(s.Store.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {
+	if err := Import(sctx, s.Store, r.Database, r.RetentionPolicy, r.ShardId, in); err != nil {
 		if cause := context.Cause(sctx); cause != nil {
 			err = cause
 		}

@@ -32,6 +32,16 @@ const (
 	maxRecord = 64 << 20 // of the log; the engine makes room for what the length says, whatever that is
 )
 
+// Remove removes the index of a closed shard. The engine makes it of the shard's files when it opens it.
+func Remove(dir string) error {
+	for _, name := range []string{logName, indexName} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the index of fields: %w", err)
+		}
+	}
+	return durable.SyncDir(dir)
+}
+
 // replay loads the index of fields of a shard as the engine does. The reason is what keeps the engine from that,
 // empty when nothing does. It is empty when it has no fields. The engine's own code decides, over copies of the
 // files, as it would change them.
