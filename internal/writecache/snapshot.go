@@ -40,7 +40,9 @@ func WriteSnapshot(sh *tsdb.Shard) error {
 	if err != nil {
 		return err
 	}
-	compactions.Allow(sh) // or it fails for a shard that was idle until now
+	if engine.Cache.Size() > 0 {
+		compactions.Allow(sh) // or it fails for a shard that was idle until now
+	}
 	if failedBefore(engine) {
 		return writeAgain(engine)
 	}
