@@ -1,8 +1,10 @@
 // Package compactions holds off the compactions of a shard's files.
 //
-// The engine has one switch for the compactions of a shard and for the snapshots of its cache. Several parts turn it: the
-// store allows both to a shard that is written to, and forbids them to one that is idle. Whoever replaces files needs
-// them off until the end. So the store asks here, and does not turn the switch on while somebody holds them off.
+// The engine has one switch for the compactions of a shard and for the snapshots of its cache. Several parts turn it:
+// the store allows both to a shard that is written to, and forbids them to one that is idle. The engine itself allows
+// them when an idle shard is written to, and at the end of a delete. Whoever replaces files needs compactions off until
+// the end. So the store asks here, and does not turn the switch on while somebody holds them off. Where the engine does
+// so, its planner finds out with Held that there is nothing to compact (package scrub).
 package compactions
 
 import (
@@ -17,7 +19,7 @@ import (
 
 var (
 	locks   keylock.Locks[string] // by the shard's folder: held while the switch is turned on
-	holders = map[*tsm1.Engine]int{}
+	holders = map[*tsm1.FileStore]int{}
 	mu      sync.Mutex // for holders
 )
 
@@ -30,14 +32,14 @@ func Hold(sh *tsdb.Shard) (release func(), err error) {
 	}
 	l := locks.Of(sh.Path())
 	l.Lock()
-	count(engine, 1)
-	l.Unlock()
+	defer l.Unlock()
+	count(engine.FileStore, 1)
 	engine.SetCompactionsEnabled(false)
 	engine.Compactor.EnableSnapshots()
 	return sync.OnceFunc(func() {
 		l.Lock()
 		defer l.Unlock()
-		left := count(engine, -1)
+		left := count(engine.FileStore, -1)
 		if now, err := sh.Engine(); left == 0 && err == nil && now == engine { // and not closed meanwhile
 			engine.SetCompactionsEnabled(true)
 		}
@@ -46,25 +48,34 @@ func Hold(sh *tsdb.Shard) (release func(), err error) {
 
 // Allow lets a shard write its cache to a file. It also lets it compact its files, if nobody holds that off.
 func Allow(sh *tsdb.Shard) {
-	engine, err := tsmfile.EngineOf(sh)
-	if err != nil {
-		return // it is closed
-	}
 	l := locks.Of(sh.Path())
 	l.Lock()
 	defer l.Unlock()
-	if count(engine, 0) == 0 { // else its cache can be written already
+	engine, err := tsmfile.EngineOf(sh)
+	if err == nil && !Held(engine.FileStore) { // else it is closed, or its cache can be written already
 		engine.SetCompactionsEnabled(true)
 	}
 }
 
-// count changes the number of those who hold off the compactions of an engine, and returns it.
-func count(engine *tsm1.Engine, by int) int {
+// Held reports whether somebody holds off the compactions of a shard with these files.
+func Held(files *tsm1.FileStore) bool { return count(files, 0) > 0 }
+
+// BeforeClose is to be called before the engine closes a shard, and release after it. It ends the compactions that run.
+// None begins while the shard is being closed: it would run for ever.
+func BeforeClose(sh *tsdb.Shard) (release func()) {
+	l := locks.Of(sh.Path())
+	l.Lock()
+	sh.SetCompactionsEnabled(false)
+	return l.Unlock
+}
+
+// count changes the number of those who hold off the compactions of a shard with these files, and returns it.
+func count(files *tsm1.FileStore, by int) int {
 	mu.Lock()
 	defer mu.Unlock()
-	n := holders[engine] + by
-	if holders[engine] = n; n == 0 {
-		delete(holders, engine)
+	n := holders[files] + by
+	if holders[files] = n; n == 0 {
+		delete(holders, files)
 	}
 	return n
 }

@@ -53,42 +53,56 @@ func (s *Store) BetweenRemovals(sh *tsdb.Shard, run func() error) error {
 	return run()
 }
 
-// Alone runs something while nobody else writes to an open shard, reads it, deletes from its database, or removes it. It
-// may close the shard (CloseShard) and open it again. It fails when ctx ends before it has begun.
+// Alone runs something while nobody else writes to a shard, deletes from its database, or closes or removes the shard.
+// It may close the shard (CloseShard) and open it again. It fails when ctx ends before it has begun.
 func (s *Store) Alone(ctx context.Context, sh *tsdb.Shard, run func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, deletesEnd)
-	defer cancel()
+	return s.alone(ctx, sh, s.hold, run)
+}
+
+// BetweenDeletes is Alone for one who holds the writes to the shard.
+func (s *Store) BetweenDeletes(ctx context.Context, sh *tsdb.Shard, run func() error) error {
+	return s.alone(ctx, sh, nil, run)
+}
+
+func (s *Store) alone(
+	ctx context.Context, sh *tsdb.Shard, hold func(shard uint64) (release func()), run func() error,
+) error {
 	release, err := s.BeginClose(ctx, sh.Database())
 	if err != nil {
 		return err
 	}
 	defer release()
-	if s.hold != nil {
-		defer s.hold(sh.ID())()
+	if hold != nil {
+		defer hold(sh.ID())()
 	}
-	return s.BetweenRemovals(sh, func() error {
-		release, err := s.awaitReaders([]*tsdb.Shard{sh})
-		if err != nil {
-			return err
-		}
-		defer release()
-		return run()
-	})
+	return s.BetweenRemovals(sh, run)
 }
 
-// CloseShard closes a shard that nobody reads, as Alone sees to. Nothing is in its folder that would have to be written
-// later.
-func CloseShard(sh *tsdb.Shard) error {
+// CloseShard closes a shard for a caller that is Alone with it. It waits for those who read the shard, and fails when
+// ctx ends, or when they do not end within a minute. What the engine would write to the folder of the shard later is
+// written before.
+func (s *Store) CloseShard(ctx context.Context, sh *tsdb.Shard) error {
+	ctx, cancel := context.WithTimeout(ctx, s.readersEnd)
+	defer cancel()
+	release, err := AwaitReaders(ctx, sh)
+	if err != nil {
+		return fmt.Errorf("close shard %d: %w", sh.ID(), err)
+	}
+	if err := closeShard(sh); err != nil {
+		release()
+		return fmt.Errorf("close shard %d: %w", sh.ID(), err)
+	}
+	return nil
+}
+
+func closeShard(sh *tsdb.Shard) error {
 	defer writecache.BeforeClose(sh)()
 	release, err := fieldindex.BeforeClose(sh)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if err := sh.Close(); err != nil {
-		return fmt.Errorf("close: %w", err)
-	}
-	return nil
+	return sh.Close()
 }
 
 // SetShardNewReadersBlocked is that of the engine. Deletes of the database wait while readers are blocked and the store

@@ -30,7 +30,6 @@ const (
 	reserve     = 64 << 20    // bytes that writes leave free, so that the engine meets its end of the disk seldom
 	reservePart = 100         // and of a small disk this part
 	retry       = time.Second // between attempts to open a shard anew
-	readersEnd  = time.Minute // how long its readers are waited for
 	deletesEnd  = time.Minute // how long the deletes in its database are waited for
 )
 
@@ -201,7 +200,7 @@ func (s *Store) await(id uint64) {
 	}
 }
 
-// reopen closes a shard and opens it from its files, while no delete runs in its database.
+// reopen closes a shard and opens it from its files, while nobody else does anything with it.
 func (s *Store) reopen(id uint64) error {
 	sh := s.Shard(id)
 	if sh == nil {
@@ -209,60 +208,40 @@ func (s *Store) reopen(id uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, deletesEnd)
 	defer cancel()
-	release, err := s.drops.BeginClose(ctx, sh.Database())
-	if err != nil {
-		return err
-	}
-	defer release()
-	defer s.Hold(id)() // a write that began before the disk was full may be under way
-	s.mu.Lock()
-	shut := s.shut[id] == sh
-	s.mu.Unlock()
-	if !shut {
-		if err := s.closeShard(sh); err != nil {
-			return err
+	return s.drops.Alone(ctx, sh, func() error {
+		if !s.isShut(sh) {
+			if _, err := sh.Engine(); err != nil {
+				return err // it answers nobody for another reason
+			}
+			if err := s.drops.CloseShard(s.ctx, sh); err != nil {
+				return err
+			}
+			s.setShut(sh, true)
 		}
-	}
-	return s.drops.BetweenRemovals(sh, func() error {
 		if err := sh.Open(); err != nil {
 			return fmt.Errorf("open: %w", err)
 		}
-		s.mu.Lock()
-		delete(s.shut, id)
-		s.mu.Unlock()
+		s.setShut(sh, false)
 		sh.SetEnabled(true)
 		return newSegment(sh)
 	})
 }
 
-// closeShard closes a shard, and notes that: what the engine does with a shard that is closed can end the process.
-func (s *Store) closeShard(sh *tsdb.Shard) error {
-	// Not the shard is asked for its readers, which ends the process when it is removed meanwhile.
-	engine, err := sh.Engine()
-	if err != nil {
-		return err // it is being dropped, or answers nobody for another reason
-	}
-	ctx, cancel := context.WithTimeout(s.ctx, readersEnd)
-	defer cancel()
-	release, err := drops.AwaitReaders(ctx, engine)
-	if err != nil {
-		return err
-	}
-	if err = s.drops.BetweenRemovals(sh, func() error { return s.closeQuiet(sh) }); err != nil {
-		release()
-	}
-	return err
-}
-
-// closeQuiet closes a shard that has no readers.
-func (s *Store) closeQuiet(sh *tsdb.Shard) error {
-	if err := drops.CloseShard(sh); err != nil {
-		return err
-	}
+// isShut reports whether this store has closed a shard: what the engine does with such a shard can end the process.
+func (s *Store) isShut(sh *tsdb.Shard) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.shut[sh.ID()] = sh
-	return nil
+	return s.shut[sh.ID()] == sh
+}
+
+func (s *Store) setShut(sh *tsdb.Shard, shut bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if shut {
+		s.shut[sh.ID()] = sh
+	} else {
+		delete(s.shut, sh.ID())
+	}
 }
 
 // open opens a shard that could not be opened at the start. One that has no folder was dropped.

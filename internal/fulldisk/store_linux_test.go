@@ -268,9 +268,10 @@ func TestShardThatIsClosedIsOpened(t *testing.T) {
 	if err := write(t, s, "a", 0, 10); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.closeShard(s.Shard(shard)); err != nil {
+	if err := s.drops.CloseShard(t.Context(), s.Shard(shard)); err != nil {
 		t.Fatal(err)
 	}
+	s.setShut(s.Shard(shard), true)
 	for range 2 {
 		if err := s.reopen(shard); err != nil {
 			t.Fatal(err)
@@ -329,25 +330,18 @@ func TestNoDeleteRunsWhileAShardIsOpenedAnew(t *testing.T) {
 	}
 }
 
-// A shard that was dropped while it waited for its queries ended the process.
-func TestShardIsDroppedWhileItWaitsForQueries(t *testing.T) {
+// What the engine does with a shard that is gone ended the process.
+func TestShardIsDroppedWhileItWaitsForSpace(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, t.TempDir())
 	if err := s.CreateShard("db", "rp", shard, true); err != nil {
 		t.Fatal(err)
 	}
 	sh := s.Shard(shard)
-	e, err := sh.Engine()
-	if err != nil {
+	if err := s.drops.DeleteShard(shard); err != nil {
 		t.Fatal(err)
 	}
-	for _, drop := range []func(uint64) error{s.drops.DeleteShard, func(uint64) error { return nil }} {
-		_, err := drops.AwaitReaders(t.Context(), e)
-		if err := errors.Join(err, drop(shard)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.drops.BetweenRemovals(sh, sh.Open); !errors.Is(err, tsdb.ErrShardNotFound) {
+	if err := s.drops.Alone(t.Context(), sh, sh.Open); !errors.Is(err, tsdb.ErrShardNotFound) {
 		t.Errorf("a shard that is gone is opened: %v", err)
 	}
 	if err := s.reopen(shard); err != nil {

@@ -67,6 +67,7 @@ func filled(t *testing.T) *flaky {
 	}
 	mustDelete(t, src.Store.Store, "host = '3' AND time < 4000")
 	mustWrite(t, src.Store.Store, 7, "m,host=new s=\"cache\" 1")
+	mustNotCompact(t, src.Store.Store, 7)
 	return &flaky{Server: src, messages: -1}
 }
 

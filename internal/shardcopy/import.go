@@ -10,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
@@ -21,9 +22,12 @@ import (
 	"concord/internal/entropy/tsmfile"
 )
 
-// Import makes the TSM files of a tar, of any shard, those of a shard that is missing or empty. They are gathered first:
-// until all are there, the shard is open as it was. When Import fails the shard stays: an owner may have got a write in
-// it meanwhile.
+// deletesEnd is how long an import waits for the deletes that run in the database.
+const deletesEnd = 10 * time.Minute
+
+// Import makes the TSM files of a tar, of any shard, those of a shard that is missing or empty. They are gathered
+// first: until all are there, the shard is open as it was. When Import fails the shard stays: an owner may have got a
+// write in it meanwhile.
 func Import(ctx context.Context, store *drops.Store, database, policy string, id uint64, r io.Reader) error {
 	if store.Shard(id) == nil {
 		if err := store.CreateShard(database, policy, id, true); err != nil {
@@ -46,11 +50,13 @@ func Import(ctx context.Context, store *drops.Store, database, policy string, id
 	if err := gather(ctx, r, dir); err != nil {
 		return fmt.Errorf("restore shard %d: %w", id, err)
 	}
-	err = store.Alone(ctx, sh, func() error {
+	alone, cancel := context.WithTimeout(ctx, deletesEnd)
+	defer cancel()
+	err = store.Alone(alone, sh, func() error {
 		if err := checkEmpty(sh); err != nil {
 			return err
 		}
-		if err := drops.CloseShard(sh); err != nil {
+		if err := store.CloseShard(ctx, sh); err != nil {
 			return err
 		}
 		return errors.Join(installFiles(dir, sh.Path()), sh.Open())
@@ -68,8 +74,8 @@ func checkEmpty(sh *tsdb.Shard) error {
 	return nil
 }
 
-// gather takes the TSM files of a tar to a folder, durably, and verifies their blocks: the checksum of a backup may be of
-// a file that was damaged before. The folders in the tar do not count.
+// gather takes the TSM files of a tar to a folder, durably, and verifies their blocks: the checksum of a backup may be
+// of a file that was damaged before. The folders in the tar do not count.
 func gather(ctx context.Context, r io.Reader, dir string) error {
 	for tr := tar.NewReader(r); ; {
 		h, err := tr.Next()
@@ -119,8 +125,8 @@ func writeFile(path string, r io.Reader) error {
 	return errors.Join(err, f.Close())
 }
 
-// installFiles moves gathered files to the folder of a closed shard that is empty. Files that are there have only points
-// that were deleted. They stay, with their tombstones, and the gathered ones get the names of later ones.
+// installFiles moves gathered files to the folder of a closed shard that is empty. Files that are there have only
+// points that were deleted. They stay, with their tombstones, and the gathered ones get the names of later ones.
 func installFiles(from, to string) error {
 	last, err := lastGeneration(to)
 	if err != nil {

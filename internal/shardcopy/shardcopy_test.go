@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/compactions"
 	"concord/internal/drops"
 	"concord/internal/entropy/tsmfile"
 	"concord/internal/rpc"
@@ -62,6 +63,14 @@ func mustDelete(t *testing.T, s *tsdb.Store, cond string) {
 	t.Helper()
 	if err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}},
 		influxql.MustParseExpr(cond)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustNotCompact keeps the files of a shard as they are. To write its cache allows compactions.
+func mustNotCompact(t *testing.T, s *tsdb.Store, id uint64) {
+	t.Helper()
+	if _, err := compactions.Hold(s.Shard(id)); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -123,6 +132,7 @@ func TestWhatTheEngineDoesNotKnowAsDeletedDoesNotLeave(t *testing.T) {
 		if err := flush(src, 7); err != nil {
 			t.Fatal(err)
 		}
+		mustNotCompact(t, src, 7)
 		engine, err := tsmfile.EngineOf(src.Shard(7))
 		if err != nil {
 			t.Fatal(err)

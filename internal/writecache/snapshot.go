@@ -2,6 +2,7 @@ package writecache
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -50,21 +51,22 @@ func WriteSnapshot(sh *tsdb.Shard) error {
 }
 
 // BeforeClose is to be called before the engine closes shards, and release after it. It ends the snapshots of their
-// caches that are being written, and lets none begin. The engine waits for its own snapshots and not for these: one that
-// ends later would put a file in the folder of a shard that is open anew, under a name that may be taken.
+// caches that are being written, and lets none begin. The engine waits for its own snapshots and not for these: one
+// that ends later would put a file in the folder of a shard that is open anew, under a name that may be taken.
 func BeforeClose(shards ...*tsdb.Shard) (release func()) {
-	var paths []string
+	shards = slices.Clone(shards)
+	byPath := func(a, b *tsdb.Shard) int { return cmp.Compare(a.Path(), b.Path()) }
+	slices.SortFunc(shards, byPath) // so that nobody waits for one who waits for them
+	var releases []func()
 	for _, sh := range shards {
-		sh.SetCompactionsEnabled(false)
-		paths = append(paths, sh.Path())
-	}
-	slices.Sort(paths) // so that nobody waits for one who waits for them
-	for _, path := range paths {
-		snapshots.Of(path).Lock()
+		sh.SetCompactionsEnabled(false) // a snapshot that is being written ends soon
+		l := snapshots.Of(sh.Path())
+		l.Lock()
+		releases = append(releases, l.Unlock, compactions.BeforeClose(sh))
 	}
 	return func() {
-		for _, path := range paths {
-			snapshots.Of(path).Unlock()
+		for _, r := range slices.Backward(releases) {
+			r()
 		}
 	}
 }
@@ -107,13 +109,14 @@ func writeAgain(engine *tsm1.Engine) (err error) {
 	if !engine.WALEnabled {
 		return nil
 	}
-	// First the WAL: a delete runs as soon as there is no snapshot, and segments that come back would bring points back.
+	// First the WAL: a delete runs as soon as there is no snapshot, and segments that come back would bring points
+	// back.
 	return errors.Join(engine.WAL.Remove(segments), durable.SyncDir(engine.WAL.Path()))
 }
 
-// collect returns a cache with all values of some keys, of the snapshot and of what was written since. A write is in the
-// cache before it is in the WAL, so that nothing is missing of what closed segments have. What was written since stays
-// in the cache, and is in the next snapshot, too.
+// collect returns a cache with all values of some keys, of the snapshot and of what was written since. A write is in
+// the cache before it is in the WAL, so that nothing is missing of what closed segments have. What was written since
+// stays in the cache, and is in the next snapshot, too.
 func collect(cache *tsm1.Cache, keys [][]byte) (*tsm1.Cache, error) {
 	slices.SortFunc(keys, bytes.Compare)
 	all := tsm1.NewCache(0)

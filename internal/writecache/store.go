@@ -127,8 +127,8 @@ func allocateAnew(c *tsm1.Cache) {
 	}
 }
 
-// How often the monitor looks for caches that are due, for cold shards, and for tag keys with many values, as the engine
-// does.
+// How often the monitor looks for caches that are due, for cold shards, and for tag keys with many values, as the
+// engine does.
 const (
 	dueEvery  = time.Second
 	coldEvery = 10 * time.Second

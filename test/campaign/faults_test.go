@@ -169,6 +169,8 @@ func (c *campaign) fillDisk(n *process.Node, f fault) {
 		n.Start()
 	}
 	<-filled
+	// One that has just started may end still, for what it could not write before there was space.
+	process.Poll(time.Minute, func() bool { return n.Up() || !n.Running() })
 	if !n.Running() {
 		c.event("%s ended while its disk was full: %v", n.Name, n.End())
 		n.Start()

@@ -145,7 +145,7 @@ func HoldIndexes(shards ...*tsdb.Shard) (release func()) {
 func BeforeClose(sh *tsdb.Shard) (release func(), err error) {
 	release = HoldIndexes(sh)
 	was := isUnflushed(sh)
-	if err := flushHeld(sh); err != nil {
+	if err := FlushHeld(sh); err != nil {
 		setUnflushed(sh, was) // it is for deletes
 		release()
 		return nil, err
@@ -190,10 +190,19 @@ func Write(sh *tsdb.Shard, set *tsdb.MeasurementFieldSet) error {
 // Flush writes the index of fields of an open shard to disk, durably.
 func Flush(sh *tsdb.Shard) error {
 	defer HoldIndexes(sh)()
-	return flushHeld(sh)
+	return FlushHeld(sh)
 }
 
-func flushHeld(sh *tsdb.Shard) (err error) {
+// FlushUnflushed is Flush for a shard whose index could not be written before; it does nothing with any other one.
+func FlushUnflushed(sh *tsdb.Shard) error {
+	if !isUnflushed(sh) {
+		return nil
+	}
+	return Flush(sh)
+}
+
+// FlushHeld is Flush for one who holds the index.
+func FlushHeld(sh *tsdb.Shard) (err error) {
 	defer func() {
 		if p := recover(); p != nil { // the shard was closed meanwhile
 			err = fmt.Errorf("%v", p)

@@ -38,8 +38,8 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	if !ok {
 		return nil
 	}
-	defer release()
 	healed, conflicts, err := fieldindex.Heal(ctx, sh, hidden)
+	release() // what follows waits for the cache of digests, which asks for the deletes meanwhile
 	if err != nil && ctx.Err() == nil {
 		reason := fmt.Sprintf("queries do not see all that is in the files: %s: %v", fieldindex.Reasons(hidden), err)
 		if found := l.Found(id, &tsmfile.Damage{File: fieldindex.File, Offset: -1, Reason: reason}); found != nil {

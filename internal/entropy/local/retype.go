@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -18,19 +19,25 @@ func (l *Local) FieldType(_ context.Context, id uint64, measurement, field strin
 	return retype.TypeOf(sh, measurement, field)
 }
 
+// deletesEnd is how long deletes that run already are waited for.
+const deletesEnd = 30 * time.Second
+
 // Retype gives a field of this node's copy its type.
 func (l *Local) Retype(ctx context.Context, id uint64, f retype.Field) (retype.Kept, error) {
 	sh := l.Store.Shard(id)
 	if sh == nil {
 		return retype.Kept{}, l.notOpened(id)
 	}
-	c := retype.Copy{Shard: sh, Dir: l.Aside(), Hold: func(context.Context) (func(), error) {
-		deletes, err := l.holdDeletes(id, l.Deletes.DeletesSeen(id))
+	c := retype.Copy{Shard: sh, Dir: l.Aside(), Alone: func(ctx context.Context, run func() error) error {
+		release, err := l.holdDeletes(id, l.Deletes.DeletesSeen(id))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		writes := l.HoldWrites(id)
-		return func() { writes(); deletes() }, nil
+		defer release()
+		defer l.HoldWrites(id)()
+		ctx, cancel := context.WithTimeout(ctx, deletesEnd)
+		defer cancel()
+		return l.Store.BetweenDeletes(ctx, sh, run)
 	}}
 	kept, err := c.Run(ctx, f)
 	if kept.Path != "" {

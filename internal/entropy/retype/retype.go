@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -48,8 +49,8 @@ type Kept struct {
 type Copy struct {
 	Shard *tsdb.Shard
 	Dir   string // in which a folder is made for what is set aside
-	// Hold keeps writes and deletes back until release.
-	Hold func(context.Context) (release func(), err error)
+	// Alone runs something while nobody writes to the shard, deletes from it, or closes it.
+	Alone func(ctx context.Context, run func() error) error
 
 	step func(name string) error // seam: is called before each step
 }
@@ -78,15 +79,18 @@ func TypeOf(shard *tsdb.Shard, measurement, field string) (typ digest.Type, know
 
 // Run sets the values of other types aside, removes them, and gives the field its type in the index. It changes
 // nothing where no value has another type, and the field has its type or is not there. It may be repeated.
-func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
+func (c *Copy) Run(ctx context.Context, f Field) (kept Kept, err error) {
 	if c.step == nil {
 		c.step = func(string) error { return nil }
 	}
-	release, err := c.Hold(ctx)
-	if err != nil {
-		return Kept{}, err
-	}
-	defer release()
+	err = c.Alone(ctx, func() error {
+		kept, err = c.run(ctx, f)
+		return err
+	})
+	return kept, err
+}
+
+func (c *Copy) run(ctx context.Context, f Field) (Kept, error) {
 	engine, err := tsmfile.EngineOf(c.Shard)
 	if err != nil {
 		return Kept{}, err
@@ -113,11 +117,7 @@ func (c *Copy) Run(ctx context.Context, f Field) (Kept, error) {
 		if err := c.step("remove"); err != nil {
 			return kept, err
 		}
-		all := make([][]byte, len(keys))
-		for i, k := range keys {
-			all[i] = tsm1.SeriesFieldKeyBytes(string(k.series), f.Name)
-		}
-		if err := engine.FileStore.Delete(all); err != nil {
+		if err := remove(engine, keys, f.Name); err != nil {
 			return kept, fmt.Errorf("remove values of field %q of %q from shard %d: %w",
 				f.Name, f.Measurement, c.Shard.ID(), err)
 		}
@@ -185,6 +185,19 @@ func (c *Copy) others(engine *tsm1.Engine, f Field) []otherKey {
 	}
 	slices.SortFunc(keys, func(a, b otherKey) int { return bytes.Compare(a.series, b.series) })
 	return keys
+}
+
+// remove removes a field of series from all files. FileStore.Delete would end the process where a tombstone cannot be
+// written (v1.13.2).
+func remove(engine *tsm1.Engine, series []otherKey, field string) error {
+	keys := make([][]byte, len(series))
+	for i, s := range series {
+		keys[i] = tsm1.SeriesFieldKeyBytes(string(s.series), field)
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	return engine.FileStore.Apply(func(file tsm1.TSMFile) error {
+		return file.DeleteRange(keys, math.MinInt64, math.MaxInt64)
+	})
 }
 
 // FileName is that of a file with values that were set aside.
@@ -278,8 +291,11 @@ func values[V scan.Value](w *lines, r *scan.Reader, series []byte) error {
 // fields of the measurement are made anew, while the copy answers nobody.
 func (c *Copy) index(engine *tsm1.Engine, f Field) error {
 	typ, known, err := TypeOf(c.Shard, f.Measurement, f.Name)
-	if err != nil || !known || typ == f.Type {
+	if err != nil || !known {
 		return err
+	}
+	if typ == f.Type {
+		return fieldindex.FlushUnflushed(c.Shard) // an earlier run may have failed to write it
 	}
 	set := engine.MeasurementFieldSet()
 	fields := set.FieldsByString(f.Measurement).FieldSet()
@@ -293,12 +309,12 @@ func (c *Copy) index(engine *tsm1.Engine, f Field) error {
 			err = errors.Join(err, fmt.Errorf("make field %q of %q anew: %w", name, f.Measurement, e))
 		}
 	}
+	c.Shard.SetEnabled(true)
 	if e := c.step("write index"); e == nil {
-		err = errors.Join(err, fieldindex.Write(c.Shard, set))
+		err = errors.Join(err, fieldindex.FlushHeld(c.Shard))
 	} else {
 		err = errors.Join(err, e)
 	}
-	c.Shard.SetEnabled(true)
 	if err != nil {
 		return fmt.Errorf("write the field index of shard %d: %w", c.Shard.ID(), err)
 	}

@@ -130,7 +130,7 @@ func aside(t *testing.T, dir string) (out []string) {
 	return slices.Compact(out)
 }
 
-func free(context.Context) (func(), error) { return func() {}, nil }
+func alone(_ context.Context, run func() error) error { return run() }
 
 // A crash before each step loses nothing, and the next run finishes.
 func TestValuesOfOtherTypesAreSetAside(t *testing.T) {
@@ -151,7 +151,7 @@ func TestValuesOfOtherTypesAreSetAside(t *testing.T) {
 				n.mustWrite(`m,host=a f=11i 10`, `m,host=c f=3i,g=5 30`, `m s="x" 5`)
 				dir := filepath.Join(t.TempDir(), "aside")
 				run := func(at string) (Kept, error) {
-					c := Copy{Shard: n.store.Shard(shardID), Dir: dir, Hold: free, step: func(name string) error {
+					c := Copy{Shard: n.store.Shard(shardID), Dir: dir, Alone: alone, step: func(name string) error {
 						if name == at {
 							return crashed
 						}
@@ -225,7 +225,7 @@ func TestSetAsideValuesAreLineProtocol(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.mustWrite(tt.line)
-		c := Copy{Shard: n.store.Shard(shardID), Dir: filepath.Join(t.TempDir(), "aside"), Hold: free}
+		c := Copy{Shard: n.store.Shard(shardID), Dir: filepath.Join(t.TempDir(), "aside"), Alone: alone}
 		kept, err := c.Run(t.Context(), Field{"m, x", "f ", tt.typ})
 		if err != nil || kept.Points != 1 {
 			t.Fatal(kept, err)

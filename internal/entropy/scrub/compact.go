@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"golang.org/x/time/rate"
 
+	"concord/internal/compactions"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -181,6 +182,7 @@ func (g *Gate) look(group tsm1.CompactionGroup) (sound, spoiled bool) {
 // planner is the engine's own, of which groups wait at the gate.
 type planner struct {
 	*tsm1.DefaultPlanner // from SetFileStore on, which is the first call
+	files                *tsm1.FileStore
 	gate                 *Gate
 	cfg                  tsdb.Config
 
@@ -195,6 +197,7 @@ type plan struct {
 }
 
 func (p *planner) SetFileStore(files *tsm1.FileStore) {
+	p.files = files
 	p.DefaultPlanner = tsm1.NewDefaultPlanner(files, time.Duration(p.cfg.CompactFullWriteColdDuration))
 	p.SetAggressiveCompactionPointsPerBlock(int(p.cfg.AggressivePointsPerBlock))
 }
@@ -224,8 +227,12 @@ func (p *planner) PlanOptimize(g tsm1.TsmGenerations, lastWrite time.Time) ([]ts
 }
 
 // pass returns what of the groups that wait may be compacted now. A new plan is made when none wait: the engine's
-// planner would not make the same plan twice.
+// planner would not make the same plan twice. None may be compacted while somebody holds that off: the engine may have
+// turned compactions on again.
 func (p *planner) pass(held *plan, make func() plan) plan {
+	if compactions.Held(p.files) {
+		return plan{}
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if len(held.groups) == 0 {

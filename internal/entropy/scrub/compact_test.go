@@ -1,6 +1,7 @@
 package scrub
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/compactions"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -78,6 +80,39 @@ func TestGateLetsSoundFilesPass(t *testing.T) {
 	}
 	if len(found) > 0 {
 		t.Errorf("found %v", <-found)
+	}
+}
+
+// The engine turns compactions on when an idle shard is written to, whoever holds them off.
+func TestNothingIsPlannedWhileCompactionsAreHeldOff(t *testing.T) {
+	t.Parallel()
+	s := tsdb.NewStore(t.TempDir())
+	s.EngineOptions.Config.WALDir = t.TempDir()
+	if err := errors.Join(s.Open(), s.CreateShard("db", "rp", 1, true)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	sh := s.Shard(1)
+	e, err := tsmfile.EngineOf(sh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &planner{files: e.FileStore, gate: NewGate(s.EngineOptions.Config)}
+	t.Cleanup(func() { p.gate.Close() })
+	planned := func() (is bool) {
+		p.pass(&plan{}, func() plan { is = true; return plan{} })
+		return is
+	}
+	release, err := compactions.Hold(sh)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh.SetCompactionsEnabled(true)
+	if planned() {
+		t.Error("a compaction is planned")
+	}
+	if release(); !planned() {
+		t.Error("none is planned any more")
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/compactions"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -42,6 +43,9 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	}
 	t.Cleanup(func() { s.Close() })
 	if err := s.CreateShard("db", "rp", 1, true); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := compactions.Hold(s.Shard(1)); err != nil { // the engine compacts a file with tombstones at once
 		t.Fatal(err)
 	}
 	var points []models.Point
