@@ -46,6 +46,19 @@ func Hold(sh *tsdb.Shard) (release func(), err error) {
 	}), nil
 }
 
+// Interrupt ends the compactions of a shard that run, as soon as they see it, and lets none begin until release. It
+// changes nothing else.
+func Interrupt(sh *tsdb.Shard) (release func()) {
+	engine, err := tsmfile.EngineOf(sh)
+	if err != nil {
+		return func() {} // it is closed
+	}
+	count(engine.FileStore, 1)
+	engine.Compactor.DisableCompactions() // those that run end
+	engine.Compactor.EnableCompactions()
+	return sync.OnceFunc(func() { count(engine.FileStore, -1) })
+}
+
 // Allow lets a shard write its cache to a file. It also lets it compact its files, if nobody holds that off.
 func Allow(sh *tsdb.Shard) {
 	l := locks.Of(sh.Path())

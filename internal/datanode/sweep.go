@@ -34,6 +34,8 @@ func (n *Node) sweep(shards *shardcopy.Server, done <-chan struct{}) {
 		}
 		if again == nil {
 			known = now
+		} else {
+			changed = nil // or many changes would have it try all the time
 		}
 		select {
 		case <-changed: // also when it has changed since now

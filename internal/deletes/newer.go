@@ -23,6 +23,11 @@ import (
 func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
 	defer cancel()
+	end, err := d.deps.Store.BeginDelete(ctx, r.Database) // nothing is found in a shard that is being closed
+	if err != nil {
+		return err
+	}
+	defer end()
 	removed := &removal{version: order.Version(r.Version), req: r}
 	for _, sh := range d.deps.Store.Shards(d.deps.Store.ShardIDs()) {
 		if sh.Database() != r.Database || !d.deps.Writes.MayHaveNewer(sh.ID(), removed.version) {

@@ -97,7 +97,7 @@ type samples struct {
 
 // shardReader is a shard that is being read.
 type shardReader struct {
-	*tsdb.Shard
+	readShard
 	cursors cursors.CursorIterator
 }
 
@@ -121,13 +121,10 @@ func (r *seriesRead) run(ctx context.Context, store *tsdb.Store, ids []uint64, e
 			return err
 		}
 	}
-	// A shard that was closed meanwhile ends as one that has no more points does.
+	// One that was closed meanwhile, or let in no reader, ends as a shard that has no more points does.
 	for _, sh := range shards {
-		if _, err := sh.Index(); err != nil {
-			return fmt.Errorf("shard %d: %w", sh.ID(), err)
-		}
-		if store.Shard(sh.ID()) != sh.Shard {
-			return fmt.Errorf("shard %d: %w", sh.ID(), tsdb.ErrShardNotFound)
+		if !sh.open(store) {
+			return fmt.Errorf("shard %d was closed, or is to be closed: try again", sh.ID())
 		}
 	}
 	return nil
@@ -152,11 +149,15 @@ func openReaders(
 			return nil, is, fmt.Errorf("shard %d: %w", id, err)
 		}
 		is.Indexes = append(is.Indexes, index)
+		engine, err := sh.Engine()
+		if err != nil {
+			return nil, is, fmt.Errorf("shard %d: %w", id, err)
+		}
 		c, err := sh.CreateCursorIterator(ctx)
 		if err != nil {
 			return nil, is, fmt.Errorf("shard %d: %w", id, err)
 		}
-		shards = append(shards, shardReader{sh, c})
+		shards = append(shards, shardReader{readShard{sh, engine}, c})
 	}
 	// Without the duplicates that an index in memory, which all shards share, would be.
 	unique := is.DedupeInmemIndexes()

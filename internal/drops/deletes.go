@@ -27,8 +27,8 @@ func (s *Store) gate(db string) *gate {
 func (s *Store) BeginDelete(ctx context.Context, db string) (end func(), err error) {
 	end, err = s.gate(db).beginDelete(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("no delete can run in database %q while a shard of it is closed, to be removed or "+
-			"because its disk was full: see whether the disk is full now, and run the delete again: %w", db, err)
+		return nil, fmt.Errorf("no delete can run in database %q while a shard of it is closed, as for a drop, a "+
+			"restore or a full disk: run the delete again: %w", db, err)
 	}
 	return end, nil
 }
@@ -53,43 +53,45 @@ func (s *Store) BetweenRemovals(sh *tsdb.Shard, run func() error) error {
 	return run()
 }
 
-// Alone runs something while nobody else writes to a shard, deletes from its database, or closes or removes the shard.
-// It may close the shard (CloseShard) and open it again. It fails when ctx ends before it has begun.
+// Alone runs something while nobody else writes to a shard, reads it, deletes from its database, or closes or removes
+// the shard. It may close the shard (CloseShard) and open it again. It fails when ctx ends before it has begun.
 func (s *Store) Alone(ctx context.Context, sh *tsdb.Shard, run func() error) error {
-	return s.alone(ctx, sh, s.hold, run)
-}
-
-// BetweenDeletes is Alone for one who holds the writes to the shard.
-func (s *Store) BetweenDeletes(ctx context.Context, sh *tsdb.Shard, run func() error) error {
-	return s.alone(ctx, sh, nil, run)
-}
-
-func (s *Store) alone(
-	ctx context.Context, sh *tsdb.Shard, hold func(shard uint64) (release func()), run func() error,
-) error {
 	release, err := s.BeginClose(ctx, sh.Database())
 	if err != nil {
 		return err
 	}
 	defer release()
-	if hold != nil {
-		defer hold(sh.ID())()
+	if s.hold != nil {
+		defer s.hold(sh.ID())() // whoever else is to be Alone with the shard waits here, too
 	}
+	_, readers, err := s.awaitReaders(ctx, sh)
+	if err != nil {
+		return err
+	}
+	defer readers()
 	return s.BetweenRemovals(sh, run)
 }
 
-// CloseShard closes a shard for a caller that is Alone with it. It waits for those who read the shard, and fails when
-// ctx ends, or when they do not end within a minute. What the engine would write to the folder of the shard later is
-// written before.
-func (s *Store) CloseShard(ctx context.Context, sh *tsdb.Shard) error {
-	ctx, cancel := context.WithTimeout(ctx, s.readersEnd)
-	defer cancel()
-	release, err := AwaitReaders(ctx, sh)
+// BetweenDeletes runs something while nobody deletes from the database of a shard, or closes or removes the shard.
+func (s *Store) BetweenDeletes(ctx context.Context, sh *tsdb.Shard, run func() error) error {
+	release, err := s.BeginClose(ctx, sh.Database())
 	if err != nil {
+		return err
+	}
+	defer release()
+	return s.BetweenRemovals(sh, run)
+}
+
+// CloseShard closes a shard for a caller that is Alone with it. What the engine would write to the folder of the shard
+// later is written before.
+func (s *Store) CloseShard(sh *tsdb.Shard) error {
+	if _, err := sh.Engine(); err != nil {
 		return fmt.Errorf("close shard %d: %w", sh.ID(), err)
 	}
 	if err := closeShard(sh); err != nil {
-		release()
+		if closedInPart(sh) {
+			s.partly.Store(sh, err)
+		}
 		return fmt.Errorf("close shard %d: %w", sh.ID(), err)
 	}
 	return nil

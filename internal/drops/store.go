@@ -42,11 +42,11 @@ import (
 // Nor does a delete run while new readers of a shard are blocked: the engine finds nothing to delete then, without an
 // error.
 //
-// Nothing reads a shard when it is closed: see AwaitReaders.
+// Nothing reads a shard when it is closed: see awaitReaders.
 //
 // Locks are taken in this order: a gate, that of the writes to a shard (hold), databases, one, making, and those of
-// writecache and fieldindex. A delete takes those of fieldindex at its end, and waits for none of the others, while it
-// is in a gate. So a gate may be closed behind any of them but those of fieldindex. It is: when DeleteShard has failed.
+// writecache, compactions and fieldindex. Readers are waited for before databases. A delete takes the locks of
+// fieldindex at its end, and may wait for writes, while it is in a gate.
 type Store struct {
 	*tsdb.Store
 
@@ -104,6 +104,18 @@ func (s *Store) DeleteShard(id uint64) error {
 	if sh == nil || s.hold == nil {
 		return s.DeleteHeldShard(id)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+	defer cancel()
+	endClose, err := s.BeginClose(ctx, sh.Database()) // before writes have to wait
+	if err != nil {
+		return err
+	}
+	defer endClose()
+	_, readersBack, err := s.awaitReaders(ctx, sh) // and these, too
+	if err != nil {
+		return err
+	}
+	defer readersBack()
 	// Later writes are to fail: one that waited for the end would make the shard anew.
 	release := sync.OnceFunc(s.hold(id))
 	defer release()
@@ -133,26 +145,34 @@ func (s *Store) awaitGone(sh *tsdb.Shard, ended <-chan struct{}) {
 	}
 }
 
-// DeleteHeldShard is DeleteShard for one who holds the writes to the shard.
+// DeleteHeldShard is DeleteShard for one who holds the writes to the shard. It waits for deletes, too, unless the shard
+// is not open.
 func (s *Store) DeleteHeldShard(id uint64) error {
 	sh := s.Shard(id)
 	if sh == nil {
 		return s.Store.DeleteShard(id)
 	}
 	db := sh.Database()
-	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
-	defer cancel()
-	release, err := s.BeginClose(ctx, db)
+	if _, err := sh.Engine(); err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+		defer cancel()
+		endClose, err := s.BeginClose(ctx, db)
+		if err != nil {
+			return err
+		}
+		defer endClose()
+	}
+	only := func() []*tsdb.Shard { return []*tsdb.Shard{sh} }
+	unlock, quiet, err := s.quietLocked(only, func() func() { return s.lock(db) })
 	if err != nil {
 		return err
 	}
-	defer release()
-	defer s.lock(db)()
-	if sh = s.Shard(id); sh == nil {
+	defer unlock()
+	if s.Shard(id) != sh {
 		return tsdb.ErrShardNotFound
 	}
 	defer s.markRemoving(db, id)()
-	err = s.remove(db, []*tsdb.Shard{sh}, func() error { return s.Store.DeleteShard(id) })
+	err = s.remove(db, only(), quiet, func() error { return s.Store.DeleteShard(id) })
 	if err != nil && s.Shard(id) != sh {
 		return s.finish(sh, err)
 	}
@@ -228,19 +248,31 @@ func (s *Store) removeWhole(
 ) (later bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
 	defer cancel()
-	release, err := s.BeginClose(ctx, db)
+	endClose, err := s.BeginClose(ctx, db)
 	if err != nil {
 		return false, err
 	}
-	defer release()
-	defer lock()()
-	making := s.making.Of(db)
-	making.Lock()
-	defer making.Unlock()
+	defer endClose()
 	if s.madeLater(next, of) {
 		return true, nil
 	}
-	return false, s.remove(db, s.shards(of), removal)
+	unlock, quiet, err := s.quietLocked(func() []*tsdb.Shard { return s.shards(of) }, func() func() {
+		unlock := lock()
+		making := s.making.Of(db)
+		making.Lock()
+		return func() { making.Unlock(); unlock() }
+	})
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
+	if s.madeLater(next, of) {
+		for _, q := range quiet {
+			q.release()
+		}
+		return true, nil
+	}
+	return false, s.remove(db, s.shards(of), quiet, removal)
 }
 
 // madeLater reports whether there are shards from next on.
@@ -268,13 +300,17 @@ func (s *Store) shards(of func(*tsdb.Shard) bool) []*tsdb.Shard {
 
 // remove has the engine remove shards of a database. A shard that the engine closed only in part, as it could not write
 // all of it, is not used any more and not closed again. The engine looks at it when it removes others of the database,
-// so nothing of that is removed until the node is started again.
-func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) error {
+// so nothing of that is removed until the node is started again. Those of quiet that stay can be read again.
+func (s *Store) remove(db string, shards []*tsdb.Shard, quiet []quieted, removal func() error) error {
+	defer func() {
+		for _, q := range quiet {
+			if s.Shard(q.shard.ID()) == q.shard {
+				q.release()
+			}
+			q.compact() // of a shard that is gone, nothing is compacted
+		}
+	}()
 	if err := s.partlyClosed(func(sh *tsdb.Shard) bool { return sh.Database() == db }); err != nil {
-		return err
-	}
-	release, err := s.awaitReaders(shards)
-	if err != nil {
 		return err
 	}
 	defer writecache.BeforeClose(shards...)()
@@ -286,10 +322,10 @@ func (s *Store) remove(db string, shards []*tsdb.Shard, removal func() error) er
 			}
 		}
 	}()
-	if err = removal(); err == nil {
+	err := removal()
+	if err == nil {
 		return nil
 	}
-	release()
 	for _, sh := range shards {
 		if closedInPart(sh) && s.Shard(sh.ID()) == sh {
 			sh.SetEnabled(false)

@@ -213,7 +213,7 @@ func (s *Store) reopen(id uint64) error {
 			if _, err := sh.Engine(); err != nil {
 				return err // it answers nobody for another reason
 			}
-			if err := s.drops.CloseShard(s.ctx, sh); err != nil {
+			if err := s.drops.CloseShard(sh); err != nil {
 				return err
 			}
 			s.setShut(sh, true)

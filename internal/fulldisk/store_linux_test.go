@@ -268,7 +268,7 @@ func TestShardThatIsClosedIsOpened(t *testing.T) {
 	if err := write(t, s, "a", 0, 10); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.drops.CloseShard(t.Context(), s.Shard(shard)); err != nil {
+	if err := s.drops.CloseShard(s.Shard(shard)); err != nil {
 		t.Fatal(err)
 	}
 	s.setShut(s.Shard(shard), true)

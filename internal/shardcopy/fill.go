@@ -228,17 +228,14 @@ func (s *Server) install(g stage, r *rpc.FillRequest) error {
 	if _, err := sh.Engine(); !errors.Is(err, tsdb.ErrShardDisabled) {
 		return errors.Join(errBegun, err) // somebody else made it, for it is open
 	}
-	err := s.Store.BetweenRemovals(sh, func() error {
-		err := sh.Close()
-		if err == nil {
-			err = g.moveTo(sh.Path())
-		}
-		if err == nil {
-			sh.EnableOnOpen = true
-			err = sh.Open()
-		}
-		return err
-	})
+	err := sh.Close()
+	if err == nil {
+		err = g.moveTo(sh.Path())
+	}
+	if err == nil {
+		sh.EnableOnOpen = true
+		err = sh.Open()
+	}
 	if err != nil { // nobody could write to it
 		return errors.Join(err, s.Store.DeleteHeldShard(r.ShardId), os.RemoveAll(g.dir))
 	}

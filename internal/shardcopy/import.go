@@ -56,10 +56,23 @@ func Import(ctx context.Context, store *drops.Store, database, policy string, id
 		if err := checkEmpty(sh); err != nil {
 			return err
 		}
-		if err := store.CloseShard(ctx, sh); err != nil {
+		if err := store.CloseShard(sh); err != nil {
 			return err
 		}
-		return errors.Join(installFiles(dir, sh.Path()), sh.Open())
+		installed, err := installFiles(dir, sh.Path())
+		if err == nil {
+			err = sh.Open()
+		}
+		if err == nil {
+			return nil
+		}
+		for _, file := range installed {
+			err = errors.Join(err, os.Remove(file))
+		}
+		if unopened := sh.Open(); unopened != nil {
+			err = fmt.Errorf("%w; the shard is closed, restart this node: %w", err, unopened)
+		}
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("restore shard %d: %w", id, err)
@@ -68,6 +81,9 @@ func Import(ctx context.Context, store *drops.Store, database, policy string, id
 }
 
 func checkEmpty(sh *tsdb.Shard) error {
+	if _, err := sh.Engine(); err != nil {
+		return fmt.Errorf("shard %d: %w", sh.ID(), err) // it is closed, and would seem empty
+	}
 	if sh.SeriesN() > 0 {
 		return fmt.Errorf("shard %d is not empty: nothing is overwritten", sh.ID())
 	}
@@ -127,30 +143,31 @@ func writeFile(path string, r io.Reader) error {
 
 // installFiles moves gathered files to the folder of a closed shard that is empty. Files that are there have only
 // points that were deleted. They stay, with their tombstones, and the gathered ones get the names of later ones.
-func installFiles(from, to string) error {
+func installFiles(from, to string) (installed []string, err error) {
 	last, err := lastGeneration(to)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// Without the index of fields, the engine makes the indexes of the files.
 	if err := fieldindex.Remove(to); err != nil {
-		return err
+		return nil, err
 	}
 	gathered, err := tsmfile.Glob(from, "*"+tsmSuffix)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, file := range gathered {
 		generation, sequence, err := tsm1.DefaultParseFileName(filepath.Base(file))
 		if err != nil {
-			return err
+			return installed, err
 		}
-		name := tsm1.DefaultFormatFileName(last+generation, sequence) + tsmSuffix
-		if err := os.Rename(file, filepath.Join(to, name)); err != nil {
-			return err
+		path := filepath.Join(to, tsm1.DefaultFormatFileName(last+generation, sequence)+tsmSuffix)
+		if err := os.Rename(file, path); err != nil {
+			return installed, err
 		}
+		installed = append(installed, path)
 	}
-	return durable.SyncDir(to)
+	return installed, durable.SyncDir(to)
 }
 
 // lastGeneration is the highest generation of the TSM files in a folder; 0 without any.

@@ -182,13 +182,13 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	}
 	limit := pace.NewLimit(r.MaxRate)
 	in := &reader{recv: func() (chunk, error) {
+		idle.Reset(silence)
 		m, err := stream.Recv()
+		idle.Stop() // what takes long now is this node, not the source
 		if err != nil {
 			return m, err
 		}
-		idle.Stop() // what takes long now is this node, not the source
 		err = limit.Wait(sctx, len(m.Data))
-		idle.Reset(silence)
 		c.current.Add(int64(len(m.Data)))
 		return m, err
 	}}

@@ -2,9 +2,11 @@ package local
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 
 	"concord/internal/entropy/fieldindex"
@@ -40,7 +42,7 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 	}
 	healed, conflicts, err := fieldindex.Heal(ctx, sh, hidden)
 	release() // what follows waits for the cache of digests, which asks for the deletes meanwhile
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !errors.Is(err, tsm1.ErrNewReadersBlocked) {
 		reason := fmt.Sprintf("queries do not see all that is in the files: %s: %v", fieldindex.Reasons(hidden), err)
 		if found := l.Found(id, &tsmfile.Damage{File: fieldindex.File, Offset: -1, Reason: reason}); found != nil {
 			err = fmt.Errorf("%w; %w", err, found) // in one line

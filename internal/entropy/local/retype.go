@@ -29,15 +29,18 @@ func (l *Local) Retype(ctx context.Context, id uint64, f retype.Field) (retype.K
 		return retype.Kept{}, l.notOpened(id)
 	}
 	c := retype.Copy{Shard: sh, Dir: l.Aside(), Alone: func(ctx context.Context, run func() error) error {
-		release, err := l.holdDeletes(id, l.Deletes.DeletesSeen(id))
-		if err != nil {
-			return err
-		}
-		defer release()
+		seen := l.Deletes.DeletesSeen(id)
 		defer l.HoldWrites(id)()
 		ctx, cancel := context.WithTimeout(ctx, deletesEnd)
 		defer cancel()
-		return l.Store.BetweenDeletes(ctx, sh, run)
+		return l.Store.BetweenDeletes(ctx, sh, func() error {
+			release, err := l.holdDeletes(id, seen) // last: deletes of all databases wait for it
+			if err != nil {
+				return err
+			}
+			defer release()
+			return run()
+		})
 	}}
 	kept, err := c.Run(ctx, f)
 	if kept.Path != "" {

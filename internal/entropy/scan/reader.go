@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
@@ -46,6 +47,9 @@ type Reader struct {
 
 	mergers [Types]any // *merger of each type, for their buffers
 	buf     []byte
+
+	background bool      // no client waits for what is read
+	looked     time.Time // whether the shard is to be closed
 }
 
 type file struct {
@@ -67,7 +71,7 @@ func NewReader(ctx context.Context, shard *tsdb.Shard) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read shard %d: %w", shard.ID(), err)
 	}
-	r := &Reader{work: pace.Begin(ctx), shard: shard, engine: engine}
+	r := &Reader{work: pace.Begin(ctx), shard: shard, engine: engine, background: pace.Of(ctx) != nil}
 	if err := r.follow(); err != nil {
 		r.Close()
 		return nil, err
@@ -100,12 +104,19 @@ func (r *Reader) End() error {
 // followTries bounds how often the list of files is taken anew because it changed while its files were opened.
 const followTries = 100
 
-// follow opens the files that the engine has now, as far as they are not open.
+// lookEvery is how often background work looks whether the shard is to be closed.
+const lookEvery = 100 * time.Millisecond
+
+// follow opens the files that the engine has now, as far as they are not open. Background work ends here when the shard
+// is to be closed: that waits for those who read it.
 func (r *Reader) follow() error {
-	for range followTries {
-		if _, err := r.engine.FileStore.TSMReader(""); err != nil { // it is to be closed, and that waits for readers
+	if r.background && time.Since(r.looked) > lookEvery {
+		r.looked = time.Now()
+		if _, err := r.engine.FileStore.TSMReader(""); err != nil { // of none
 			return fmt.Errorf("read shard %d: %w", r.shard.ID(), err)
 		}
+	}
+	for range followTries {
 		list := r.engine.FileStore.Files()
 		if r.listed != nil && slices.Equal(list, r.listed) {
 			return nil

@@ -38,14 +38,16 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	t.Helper()
 	s := tsdb.NewStore(t.TempDir())
 	s.EngineOptions.Config.WALDir = t.TempDir()
+	gate := NewGate(s.EngineOptions.Config)
+	s.EngineOptions.CompactionPlannerCreator = gate.Planner
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { s.Close(); gate.Close() })
 	if err := s.CreateShard("db", "rp", 1, true); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := compactions.Hold(s.Shard(1)); err != nil { // the engine compacts a file with tombstones at once
+	if _, err := compactions.Hold(s.Shard(1)); err != nil { // the engine compacts a file with tombstones soon
 		t.Fatal(err)
 	}
 	var points []models.Point
