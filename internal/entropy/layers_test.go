@@ -16,7 +16,8 @@ func TestCoreStandsAlone(t *testing.T) {
 	reads := []string{"pace", "tsmfile", "scan", durable, series}
 	compares := append(slices.Clone(reads), "digest", "reconcile/riblt")
 	for of, below := range map[string][]string{
-		"api": nil, "pace": nil, "tsmfile": nil, "scan": {"pace", "tsmfile"}, "scrub": {"tsmfile", durable, compactions, keylock},
+		"api": nil, "pace": nil, "tsmfile": nil, "scan": {"pace", "tsmfile"},
+		"scrub":  {"tsmfile", durable, compactions, keylock},
 		"digest": reads, "reconcile": compares, "patch": compares,
 	} {
 		cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", base+of)

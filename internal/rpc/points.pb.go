@@ -305,7 +305,7 @@ type VersionsResponse struct {
 	Since         uint64                 `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`              // what is not known is not above this version
 	Clock         uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`              // what is written from now on has a greater version; it is known for a minute
 	Written       []uint64               `protobuf:"fixed64,4,rep,packed,name=written,proto3" json:"written,omitempty"`   // by point: the greatest version with which it was written for certain; 0 for none
-	Forgot        uint64                 `protobuf:"fixed64,5,opt,name=forgot,proto3" json:"forgot,omitempty"`            // of points without one, the journal may have forgotten versions that are not above it
+	Forgot        uint64                 `protobuf:"fixed64,5,opt,name=forgot,proto3" json:"forgot,omitempty"`            // of points without one, the journal may have forgotten versions up to this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -24,8 +24,8 @@ const (
 var errReplaced = errors.New("compactions replace its files all the time: try again")
 
 // Take makes a folder of links to the files of a shard and to their tombstones. What is in the write cache is in a file
-// there, too. Whoever calls it removes the folder. Take waits for up to a minute while another one writes the cache to a
-// file, or while compactions replace the files.
+// there, too. Whoever calls it removes the folder. Take waits for up to a minute while another one writes the cache to
+// a file, or while compactions replace the files.
 func Take(store *tsdb.Store, id uint64) (dir string, err error) {
 	sh := store.Shard(id)
 	if sh == nil {

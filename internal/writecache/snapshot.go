@@ -109,8 +109,7 @@ func writeAgain(engine *tsm1.Engine) (err error) {
 	if !engine.WALEnabled {
 		return nil
 	}
-	// First the WAL: a delete runs as soon as there is no snapshot, and segments that come back would bring points
-	// back.
+	// First the WAL: a delete runs as soon as there is no snapshot, and segments would bring its points back.
 	return errors.Join(engine.WAL.Remove(segments), durable.SyncDir(engine.WAL.Path()))
 }
 
@@ -200,7 +199,7 @@ func (s *Store) writeSnapshot(sh *tsdb.Shard, stats *tsm1.EngineStatistics) {
 	}
 	atomic.AddInt64(&stats.CacheCompactionErrors, 1)
 	if _, before := s.failed.Swap(sh.ID(), time.Now()); !before && s.Shard(sh.ID()) == sh {
-		s.log.Warn("The cache of a shard cannot be written to a file. What is in it stays in memory and in the WAL, and "+
-			"this is tried again. See whether the disk is full", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
+		s.log.Warn("The cache of a shard cannot be written to a file. It stays in memory and in the WAL, and this is "+
+			"tried again. See whether the disk is full", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
 	}
 }

@@ -215,9 +215,9 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 
 // Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
 // different values, the one that is known to be the newest wins, else the one that most hold. On a tie, it is the one
-// that was probably written last, and else the greater in the order of encodings. What the rules do not let it decide is
-// left as it is. versions is nil for none. While owners are absent, versions are listed and decide nothing: an absent
-// owner may have a newer value.
+// that was probably written last, and else the greater in the order of encodings. What the rules do not let it decide
+// is left as it is. versions is nil for none. While owners are absent, versions are listed and decide nothing: an
+// absent owner may have a newer value.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
 	need := make([]lacking, j.owners)

@@ -8,8 +8,8 @@ import (
 	"concord/internal/entropy/patch"
 )
 
-// After a crash of all nodes no version is certain. The last acknowledged write of a point is on two of three owners, or
-// on one, when the disk of another one was lost since.
+// After a crash of all nodes no version is certain. The last acknowledged write of a point is on two of three owners,
+// or on one, when the disk of another one was lost since.
 func TestJournalsDecideTies(t *testing.T) {
 	t.Parallel()
 	const old, last = int64(9), int64(1) // the fixed order would take the old one
