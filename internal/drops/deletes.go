@@ -54,8 +54,11 @@ func (s *Store) BetweenRemovals(sh *tsdb.Shard, run func() error) error {
 }
 
 // Alone runs something while nobody else writes to a shard, reads it, deletes from its database, or closes or removes
-// the shard. It may close the shard (CloseShard) and open it again. It fails when ctx ends before it has begun.
+// the shard. It may close the shard (CloseShard) and open it again. It fails when ctx ends before it has begun, or when
+// deletes or readers do not end.
 func (s *Store) Alone(ctx context.Context, sh *tsdb.Shard, run func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, deletesEnd)
+	defer cancel()
 	release, err := s.BeginClose(ctx, sh.Database())
 	if err != nil {
 		return err
@@ -86,7 +89,7 @@ func (s *Store) BetweenDeletes(ctx context.Context, sh *tsdb.Shard, run func() e
 // later is written before.
 func (s *Store) CloseShard(sh *tsdb.Shard) error {
 	if _, err := sh.Engine(); err != nil {
-		return fmt.Errorf("close shard %d: %w", sh.ID(), err)
+		return fmt.Errorf("close shard %d: %w", sh.ID(), err) // it is closed, or answers nobody for another reason
 	}
 	if err := closeShard(sh); err != nil {
 		if closedInPart(sh) {

@@ -99,37 +99,66 @@ func (s *Store) CreateShard(db, policy string, id uint64, enabled bool) error {
 }
 
 // DeleteShard is that of the engine.
-func (s *Store) DeleteShard(id uint64) error {
+func (s *Store) DeleteShard(id uint64) error { return s.deleteShard(id, s.hold) }
+
+// DeleteHeldShard is DeleteShard for one who holds the writes to the shard.
+func (s *Store) DeleteHeldShard(id uint64) error { return s.deleteShard(id, nil) }
+
+func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func())) error {
 	sh := s.Shard(id)
-	if sh == nil || s.hold == nil {
-		return s.DeleteHeldShard(id)
+	if sh == nil {
+		return s.Store.DeleteShard(id)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
-	defer cancel()
-	endClose, err := s.BeginClose(ctx, sh.Database()) // before writes have to wait
+	db := sh.Database()
+	if _, err := sh.Engine(); err == nil { // no delete runs in a shard that is not open
+		ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+		defer cancel()
+		endClose, err := s.BeginClose(ctx, db)
+		if err != nil {
+			return err
+		}
+		defer endClose()
+	}
+	only := func() []*tsdb.Shard { return []*tsdb.Shard{sh} }
+	unlock, quiet, err := s.quietLocked(only, func() func() {
+		release := func() {}
+		if hold != nil {
+			release = s.holdUntilGone(sh, hold)
+		}
+		unlock := s.lock(db)
+		return func() { unlock(); release() }
+	})
 	if err != nil {
 		return err
 	}
-	defer endClose()
-	_, readersBack, err := s.awaitReaders(ctx, sh) // and these, too
-	if err != nil {
-		return err
+	defer unlock()
+	defer s.markRemoving(db, id)()
+	err = s.remove(db, only(), quiet, func() error {
+		if s.Shard(id) != sh {
+			return tsdb.ErrShardNotFound
+		}
+		return s.Store.DeleteShard(id)
+	})
+	if err != nil && !errors.Is(err, tsdb.ErrShardNotFound) && s.Shard(id) != sh {
+		return s.finish(sh, err)
 	}
-	defer readersBack()
-	// Later writes are to fail: one that waited for the end would make the shard anew.
-	release := sync.OnceFunc(s.hold(id))
-	defer release()
+	return err
+}
+
+// holdUntilGone holds the writes to a shard until the engine has begun to remove it, or until release. Later writes are
+// to fail: one that waited for the end would make the shard anew.
+func (s *Store) holdUntilGone(sh *tsdb.Shard, hold func(shard uint64) (release func())) (release func()) {
+	let := sync.OnceFunc(hold(sh.ID()))
 	ended, released := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(released)
 		s.awaitGone(sh, ended)
-		release()
-		if s.Shard(id) != sh {
-			s.readersBack(id)
+		let()
+		if s.Shard(sh.ID()) != sh {
+			s.readersBack(sh.ID())
 		}
 	}()
-	defer func() { close(ended); <-released }()
-	return s.DeleteHeldShard(id)
+	return func() { close(ended); <-released }
 }
 
 // awaitGone returns when the engine has begun to remove a shard: it does not find it any more.
@@ -143,40 +172,6 @@ func (s *Store) awaitGone(sh *tsdb.Shard, ended <-chan struct{}) {
 			return
 		}
 	}
-}
-
-// DeleteHeldShard is DeleteShard for one who holds the writes to the shard. It waits for deletes, too, unless the shard
-// is not open.
-func (s *Store) DeleteHeldShard(id uint64) error {
-	sh := s.Shard(id)
-	if sh == nil {
-		return s.Store.DeleteShard(id)
-	}
-	db := sh.Database()
-	if _, err := sh.Engine(); err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
-		defer cancel()
-		endClose, err := s.BeginClose(ctx, db)
-		if err != nil {
-			return err
-		}
-		defer endClose()
-	}
-	only := func() []*tsdb.Shard { return []*tsdb.Shard{sh} }
-	unlock, quiet, err := s.quietLocked(only, func() func() { return s.lock(db) })
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if s.Shard(id) != sh {
-		return tsdb.ErrShardNotFound
-	}
-	defer s.markRemoving(db, id)()
-	err = s.remove(db, only(), quiet, func() error { return s.Store.DeleteShard(id) })
-	if err != nil && s.Shard(id) != sh {
-		return s.finish(sh, err)
-	}
-	return err
 }
 
 // markRemoving keeps a shard from being made until done. The engine forgets that it removes one when that fails.

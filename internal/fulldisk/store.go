@@ -210,9 +210,6 @@ func (s *Store) reopen(id uint64) error {
 	defer cancel()
 	return s.drops.Alone(ctx, sh, func() error {
 		if !s.isShut(sh) {
-			if _, err := sh.Engine(); err != nil {
-				return err // it answers nobody for another reason
-			}
 			if err := s.drops.CloseShard(sh); err != nil {
 				return err
 			}

@@ -10,7 +10,6 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
@@ -21,9 +20,6 @@ import (
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/tsmfile"
 )
-
-// deletesEnd is how long an import waits for the deletes that run in the database.
-const deletesEnd = 10 * time.Minute
 
 // Import makes the TSM files of a tar, of any shard, those of a shard that is missing or empty. They are gathered
 // first: until all are there, the shard is open as it was. When Import fails the shard stays: an owner may have got a
@@ -50,34 +46,37 @@ func Import(ctx context.Context, store *drops.Store, database, policy string, id
 	if err := gather(ctx, r, dir); err != nil {
 		return fmt.Errorf("restore shard %d: %w", id, err)
 	}
-	alone, cancel := context.WithTimeout(ctx, deletesEnd)
-	defer cancel()
-	err = store.Alone(alone, sh, func() error {
+	err = store.Alone(ctx, sh, func() error {
 		if err := checkEmpty(sh); err != nil {
 			return err
 		}
 		if err := store.CloseShard(sh); err != nil {
 			return err
 		}
-		installed, err := installFiles(dir, sh.Path())
-		if err == nil {
-			err = sh.Open()
-		}
-		if err == nil {
-			return nil
-		}
-		for _, file := range installed {
-			err = errors.Join(err, os.Remove(file))
-		}
-		if unopened := sh.Open(); unopened != nil {
-			err = fmt.Errorf("%w; the shard is closed, restart this node: %w", err, unopened)
-		}
-		return err
+		return openWith(sh, dir)
 	})
 	if err != nil {
 		return fmt.Errorf("restore shard %d: %w", id, err)
 	}
 	return nil
+}
+
+// openWith opens a closed shard that is empty, with the files of a folder, or without them when that fails.
+func openWith(sh *tsdb.Shard, dir string) error {
+	installed, err := installFiles(dir, sh.Path())
+	if err == nil {
+		err = sh.Open()
+	}
+	if err == nil {
+		return nil
+	}
+	for _, path := range append(installed, filepath.Join(sh.Path(), "index")) { // which may list their series
+		err = errors.Join(err, os.RemoveAll(path))
+	}
+	if unopened := sh.Open(); unopened != nil {
+		err = fmt.Errorf("%w; the shard is closed, restart this node: %w", err, unopened)
+	}
+	return err
 }
 
 func checkEmpty(sh *tsdb.Shard) error {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -54,7 +55,7 @@ func TestImportRefusesDamagedFiles(t *testing.T) {
 	// The index of one key ends the file: its length, the key, type and count, an entry and the footer.
 	blocks := size - (2 + len("m,host=a#!~#v") + 3 + 28 + 8)
 	for at := range blocks {
-		err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, changed(t, whole, func(_ *tar.Header, data []byte) []byte {
+		err := importInto(t, dst, 9, changed(t, whole, func(_ *tar.Header, data []byte) []byte {
 			data[at] ^= 1
 			return data
 		}))
@@ -65,7 +66,7 @@ func TestImportRefusesDamagedFiles(t *testing.T) {
 	if n := series(t, dst, 9); n != 0 {
 		t.Errorf("the shard has %d series of damaged files", n)
 	}
-	if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, bytes.NewReader(whole)); err != nil || series(t, dst, 9) != 1 {
+	if err := importInto(t, dst, 9, bytes.NewReader(whole)); err != nil || series(t, dst, 9) != 1 {
 		t.Errorf("the whole file: %v, %d series", err, series(t, dst, 9))
 	}
 	if left, err := filepath.Glob(filepath.Join(dst.Shard(9).Path(), "import-*")); err != nil || len(left) > 0 {
@@ -80,7 +81,7 @@ func TestImportRefusesOddEntries(t *testing.T) {
 		"a symbolic link": tar.TypeSymlink, "a link": tar.TypeLink, "a fifo": tar.TypeFifo, "a device": tar.TypeChar,
 	} {
 		dst := mustStore(t)
-		err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, changed(t, whole, func(h *tar.Header, _ []byte) []byte {
+		err := importInto(t, dst, 9, changed(t, whole, func(h *tar.Header, _ []byte) []byte {
 			h.Typeflag, h.Linkname = kind, "/etc/passwd"
 			return nil
 		}))
@@ -103,7 +104,7 @@ func TestImportRefusesOddEntries(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, &out); err != nil {
+	if err := importInto(t, dst, 9, &out); err != nil {
 		t.Error(err)
 	}
 	if _, err := os.Stat(dst.Shard(9).Path()); err != nil {
@@ -173,6 +174,51 @@ func TestNothingIsImportedIntoAShardThatChangedMeanwhile(t *testing.T) {
 	}
 }
 
+// Files of which two have a field in different types make no shard.
+func TestShardIsOpenWhenItCannotBeWhatCame(t *testing.T) {
+	t.Parallel()
+	var both bytes.Buffer
+	w := tar.NewWriter(&both)
+	for i, line := range []string{"m,host=a v=1 1", "m,host=b v=1i 1"} {
+		src := mustStore(t)
+		mustWrite(t, src, 7, line)
+		var one bytes.Buffer
+		if err := Export(src, 7, Range{}, &one); err != nil {
+			t.Fatal(err)
+		}
+		changed(t, one.Bytes(), func(h *tar.Header, data []byte) []byte {
+			h.Name = fmt.Sprintf("db/rp/7/00000000%d-000000001.tsm", i+1)
+			if err := w.WriteHeader(h); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write(data); err != nil {
+				t.Fatal(err)
+			}
+			return data
+		})
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
+		dst := mustStore(t)
+		dst.EngineOptions.IndexVersion = index
+		store := drops.New(dst, nil)
+		if err := Import(t.Context(), store, "db", "rp", 9, bytes.NewReader(both.Bytes())); err == nil {
+			t.Fatalf("%s: a field has two types", index)
+		}
+		if n := series(t, dst, 9); n != 0 {
+			t.Errorf("%s: the shard has %d series of what could not be opened", index, n)
+		}
+		if err := Import(t.Context(), store, "db", "rp", 9, bytes.NewReader(onePoint(t))); err != nil {
+			t.Errorf("%s: the next import: %v", index, err)
+		}
+		if n := series(t, dst, 9); n != 1 {
+			t.Errorf("%s: %d series, want the one of the next import", index, n)
+		}
+	}
+}
+
 // A shard of which all points were deleted has their files and tombstones still, and an index of its fields.
 func TestImportIntoAShardOfWhichAllIsDeleted(t *testing.T) {
 	t.Parallel()
@@ -187,7 +233,7 @@ func TestImportIntoAShardOfWhichAllIsDeleted(t *testing.T) {
 		if n := series(t, dst, 9); n != 0 {
 			t.Fatalf("%s: %d series are left", index, n)
 		}
-		if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, bytes.NewReader(onePoint(t))); err != nil {
+		if err := importInto(t, dst, 9, bytes.NewReader(onePoint(t))); err != nil {
 			t.Fatal(err)
 		}
 		if n := series(t, dst, 9); n != 1 {

@@ -9,8 +9,6 @@ import (
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-
-	"concord/internal/drops"
 )
 
 // Files of one generation follow each other by their sequence: one that is made
@@ -91,13 +89,13 @@ func TestNothingOfAStreamWithoutItsChecksumIsTaken(t *testing.T) {
 	if err := Export(src, 7, Range{}, &whole); err != nil {
 		t.Fatal(err)
 	}
-	if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 7, damaged{bytes.NewReader(whole.Bytes())}); !errors.Is(err, errTorn) {
+	if err := importInto(t, dst, 7, damaged{bytes.NewReader(whole.Bytes())}); !errors.Is(err, errTorn) {
 		t.Errorf("%v", err)
 	}
 	if n := series(t, dst, 7); n != 0 {
 		t.Errorf("%d series came", n)
 	}
-	if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 7, bytes.NewReader(whole.Bytes())); err != nil || series(t, dst, 7) != 1 {
+	if err := importInto(t, dst, 7, bytes.NewReader(whole.Bytes())); err != nil || series(t, dst, 7) != 1 {
 		t.Errorf("again, whole: %v", err)
 	}
 }

@@ -3,8 +3,6 @@ package shardcopy
 import (
 	"bytes"
 	"testing"
-
-	"concord/internal/drops"
 )
 
 // A file that reaches into the range leaves without the blocks that do not.
@@ -29,7 +27,7 @@ func TestExportOfARangeHasItsBlocksAlone(t *testing.T) {
 			t.Fatalf("%v: %v", tt.in, err)
 		}
 		dst := mustStore(t)
-		if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 8, &b); err != nil {
+		if err := importInto(t, dst, 8, &b); err != nil {
 			t.Fatalf("%v: %v", tt.in, err)
 		}
 		if got := series(t, dst, 8); got != tt.want {

@@ -67,6 +67,10 @@ func mustDelete(t *testing.T, s *tsdb.Store, cond string) {
 	}
 }
 
+func importInto(t *testing.T, s *tsdb.Store, id uint64, r io.Reader) error {
+	return Import(t.Context(), drops.New(s, nil), "db", "rp", id, r)
+}
+
 // mustNotCompact keeps the files of a shard as they are. To write its cache allows compactions.
 func mustNotCompact(t *testing.T, s *tsdb.Store, id uint64) {
 	t.Helper()
@@ -112,7 +116,7 @@ func TestDeletesAreCarriedOutOnTheFilesThatLeave(t *testing.T) {
 	if err := Export(src, 7, Range{}, &b); err != nil {
 		t.Fatal(err)
 	}
-	if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, &b); err != nil {
+	if err := importInto(t, dst, 9, &b); err != nil {
 		t.Fatal(err)
 	}
 	if n := series(t, dst, 9); n != 2 {
@@ -157,7 +161,7 @@ func TestWhatTheEngineDoesNotKnowAsDeletedDoesNotLeave(t *testing.T) {
 		if err := Export(src, 7, Range{}, &b); err != nil {
 			t.Fatal(err)
 		}
-		if err := Import(t.Context(), drops.New(dst, nil), "db", "rp", 9, &b); err != nil {
+		if err := importInto(t, dst, 9, &b); err != nil {
 			t.Fatal(err)
 		}
 		if n := series(t, dst, 9); n != int64(2-len(hosts)) {
@@ -211,7 +215,7 @@ func TestImportRefusesWhatIsNoShard(t *testing.T) {
 	}
 	full := mustStore(t)
 	mustWrite(t, full, 7, "m v=1 1")
-	if err := Import(t.Context(), drops.New(full, nil), "db", "rp", 7, archive("db/rp/7/000000001-000000001.tsm", nil)); err == nil ||
+	if err := importInto(t, full, 7, archive("db/rp/7/000000001-000000001.tsm", nil)); err == nil ||
 		!strings.Contains(err.Error(), "not empty") || series(t, full, 7) != 1 {
 		t.Errorf("over data: %v", err)
 	}
@@ -222,7 +226,7 @@ func TestImportRefusesWhatIsNoShard(t *testing.T) {
 		"a broken stream": io.MultiReader(archive("db/rp/7/000000001-000000001.tsm", nil), errReader{}),
 	} {
 		s := mustStore(t)
-		if err := Import(t.Context(), drops.New(s, nil), "db", "rp", 7, r); err == nil {
+		if err := importInto(t, s, 7, r); err == nil {
 			t.Errorf("%s is imported", name)
 		}
 		if n := series(t, s, 7); n > 0 {
@@ -233,7 +237,7 @@ func TestImportRefusesWhatIsNoShard(t *testing.T) {
 	s := mustStore(t)
 	var b bytes.Buffer
 	tar.NewWriter(&b).Close()
-	if err := Import(t.Context(), drops.New(s, nil), "db", "rp", 7, &b); err != nil || series(t, s, 7) != 0 {
+	if err := importInto(t, s, 7, &b); err != nil || series(t, s, 7) != 0 {
 		t.Errorf("an empty shard: %v", err)
 	}
 }
