@@ -96,7 +96,7 @@ func (n *Node) heardNode(node uint64) {
 		h.Back(node)
 	}
 	if e := n.suspects.Load(); e != nil {
-		e.CheckSoon()
+		e.Back(node)
 	}
 }
 

@@ -293,6 +293,17 @@ func (d *dispatcher) Hurry(shard uint64) error {
 	return nil
 }
 
+// ownerBack has failed repairs of a node's shards tried again at once, and soon after when that fails: most failed
+// because the node was away.
+func (d *dispatcher) ownerBack(node uint64) error {
+	live := d.deps.Cluster.Live()
+	if err := d.queue.anew(func(id uint64) bool { return live[id].Owned(node) }, d.deps.Cluster.Now()); err != nil {
+		return err
+	}
+	d.wakeUp()
+	return nil
+}
+
 // Running reports whether a shard is being repaired. With again, all shards are checked when that repair has ended.
 func (d *dispatcher) Running(shard uint64, again bool) bool {
 	d.mu.Lock()

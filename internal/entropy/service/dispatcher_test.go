@@ -102,6 +102,35 @@ func TestQueuedRepairs(t *testing.T) {
 			t.Errorf("%d attempts, then %d, then %d: want one more, once", it.Attempts, attempts, got)
 		}
 	})
+	bubble("an owner that is back ends the pause after failed attempts", t, func(t *testing.T, c *nodes) {
+		s := mustOpen(t, c, nil)
+		c.WriteAll(1, old(), 1.0)
+		c.Replicas[2].Write(1, "cpu,host=b", "value", old(), 1.0)
+		c.Replicas[3].SetDown(entropytest.ErrAway)
+		pass(2 * time.Minute)
+		mustRepair(t, s, 1)
+		pass(3 * time.Minute)
+		wait := func() time.Duration { return time.Until(s.queue.list()[0].Next) }
+		if wait() < 30*time.Second {
+			t.Fatalf("the next attempt is in %v: this shows nothing", wait())
+		}
+		s.Back(4) // owns nothing
+		synctest.Wait()
+		if wait() < 30*time.Second {
+			t.Errorf("a node that does not own the shard ended the pause: it is %v", wait())
+		}
+		s.Back(3)
+		synctest.Wait()
+		if wait() > time.Second {
+			t.Errorf("3 answers, but not about its copies yet: the next attempt is in %v", wait())
+		}
+		c.Replicas[3].SetDown(nil)
+		pass(time.Second)
+		wantStatus(t, s, entropy.NodeStatus{})
+		if c.Replicas[1].Dump(1) != c.Replicas[3].Dump(1) {
+			t.Error("the owner that came back differs")
+		}
+	})
 	bubble("a repair that waited long for hinted handoff begins soon after it", t, func(t *testing.T, c *nodes) {
 		s := mustOpen(t, c, nil)
 		c.WriteAll(1, old(), 1.0)

@@ -36,6 +36,7 @@ type queued struct {
 	ID       uint64    `json:"id"`
 	Added    time.Time `json:"added"`
 	Attempts int       `json:"attempts"` // failed ones
+	Since    int       `json:"since"`    // of attempts: those since the back-off began anew
 	Next     time.Time `json:"next"`     // not tried before
 	Error    string    `json:"error,omitempty"`
 }
@@ -167,18 +168,26 @@ func decodeQueued(id uint64, v []byte) queued {
 	return it
 }
 
-func (q *queue) store(it queued) error {
-	v, err := encodeQueued(it)
-	if err != nil {
-		return err
-	}
-	err = q.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(queueBucket).Put(binary.BigEndian.AppendUint64(nil, it.ID), v)
+// store keeps items, all or none of them. mu must be held.
+func (q *queue) store(items ...queued) error {
+	err := q.db.Update(func(tx *bbolt.Tx) error {
+		for _, it := range items {
+			v, err := encodeQueued(it)
+			if err != nil {
+				return err
+			}
+			if err := tx.Bucket(queueBucket).Put(binary.BigEndian.AppendUint64(nil, it.ID), v); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("queue shard %d: %w", it.ID, err)
+		return fmt.Errorf("write the repair queue: %w", err)
 	}
-	q.items[it.ID] = it
+	for _, it := range items {
+		q.items[it.ID] = it
+	}
 	return nil
 }
 
@@ -223,6 +232,28 @@ func (q *queue) due(id uint64, now time.Time) error {
 	return q.store(it)
 }
 
+// anew has the back-off of queued shards begin anew: those that wait are due at once, and one that is being repaired
+// is tried again soon if that attempt fails, too.
+func (q *queue) anew(which func(id uint64) bool, now time.Time) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var items []queued
+	for id, it := range q.items {
+		if it.Attempts == 0 || !which(id) {
+			continue
+		}
+		it.Since = 0
+		if it.Next.After(now) {
+			it.Next = now
+		}
+		items = append(items, it)
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	return q.store(items...)
+}
+
 // fail records a failed attempt and when to try again. It does nothing to a
 // shard that left the queue meanwhile.
 func (q *queue) fail(id uint64, now time.Time, cause error) error {
@@ -233,7 +264,8 @@ func (q *queue) fail(id uint64, now time.Time, cause error) error {
 		return nil
 	}
 	it.Attempts++
-	it.Next = now.Add(backoff(it.Attempts))
+	it.Since++
+	it.Next = now.Add(backoff(it.Since))
 	it.Error = cause.Error()
 	return q.store(it)
 }

@@ -204,6 +204,46 @@ func TestBackoffDoublesUpToFiveMinutes(t *testing.T) {
 	}
 }
 
+// An owner that came back while its shard was being repaired, too late for that attempt, has the next one soon.
+func TestBackoffBeginsAnewDuringAnAttempt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	q, _, err := openQueue(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, away := time.Unix(1_700_000_000, 0), errors.New("an owner is away")
+	for id := range uint64(3) {
+		if err := q.put(id, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 12 {
+		if err := errors.Join(q.fail(1, now, away), q.fail(2, now, away)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now = now.Add(maxBackoff)
+	if err := errors.Join(q.anew(func(id uint64) bool { return id < 2 }, now), q.fail(1, now, away)); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.close(); err != nil {
+		t.Fatal(err)
+	}
+	if q, _, err = openQueue(dir); err != nil {
+		t.Fatal(err)
+	}
+	defer q.close()
+	for id, want := range map[uint64]queued{
+		0: {}, 1: {Attempts: 13, Since: 1, Next: now.Add(minBackoff)}, 2: {Attempts: 12, Since: 12, Next: now},
+	} {
+		if got := q.items[id]; got.Attempts != want.Attempts || got.Since != want.Since ||
+			id != 0 && !got.Next.Equal(want.Next) {
+			t.Errorf("shard %d is %+v, want %+v", id, got, want)
+		}
+	}
+}
+
 func TestQueueRecordWithBadChecksumKeepsItsPlace(t *testing.T) {
 	t.Parallel()
 	v, err := encodeQueued(queued{ID: 7, Attempts: 3})

@@ -210,8 +210,14 @@ func (s *Service) CheckNow(ctx context.Context) error {
 // Suspect makes a check due at once that compares a shard anew, or all shards for 0: it lost writes.
 func (s *Service) Suspect(id uint64) { s.checker.Suspect(id) }
 
-// CheckSoon makes a check due at once: an owner that could not be reached may be back.
-func (s *Service) CheckSoon() { s.checker.Soon() }
+// Back tells that a node answers after a silence. What it owns is checked, and failed repairs are tried again.
+func (s *Service) Back(node uint64) {
+	if err := s.dispatcher.ownerBack(node); err != nil {
+		s.report.Errors.Add(1)
+		s.report.Log.Error("Cannot have failed repairs tried again", zap.Uint64("node", node), zap.Error(err))
+	}
+	s.checker.Soon()
+}
 
 // Lacks has a shard of which this node's copy lacks something, 0 for several, checked at once: here, and on the
 // owners that come before this node and drive its repair.
