@@ -202,7 +202,7 @@ func TestReadmeMakesAClusterUnderSystemd(t *testing.T) {
 	first := bootBox(t, install(t, "first", systemd), "first")
 	second := bootBox(t, install(t, "second", systemd), "second")
 	connect(t, first, second)
-	first.run("cd /root && apt install -y ./concord-meta_*.deb ./concord-data_*.deb")
+	first.run("cd /root && apt install -y ./concord-meta_*_" + runtime.GOARCH + ".deb ./concord-data_*_" + runtime.GOARCH + ".deb")
 	first.run("systemctl start influxdb-meta influxdb")
 	first.run("influxd-ctl join")
 
