@@ -155,14 +155,14 @@ func (s *Service) Close() error {
 	return errors.Join(errs...)
 }
 
-// addNode is called with s.mu held.
+// addNode adds the queues for a node. s.mu must be held.
 func (s *Service) addNode(id uint64) *node {
 	n := newNode(id, s)
 	s.nodes[id] = n
 	return n
 }
 
-// start is called with s.mu held.
+// start starts to send the queues of a node. s.mu must be held.
 func (s *Service) start(n *node) {
 	s.wg.Add(1)
 	go func() { defer s.wg.Done(); n.loop(s.ctx) }()

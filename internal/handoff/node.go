@@ -197,7 +197,7 @@ func (n *nodeQueues) take(sq shardQueue, off func() error) error {
 	return err
 }
 
-// remove is called with n.mu held. A queue that cannot be removed stays: later writes go behind it, since
+// remove removes a queue. n.mu must be held. A queue that cannot be removed stays: later writes go behind it, since
 // what is left of it on disk would be sent over them after a restart.
 func (n *nodeQueues) remove(sq shardQueue) error {
 	before := sq.q.onDisk()

@@ -103,7 +103,7 @@ func (l *lanes) oldest() order.Version {
 	return oldest
 }
 
-// cancelNode is called with l.mu held.
+// cancelNode cancels what is under way to a node. l.mu must be held.
 func (l *lanes) cancelNode(node uint64) {
 	for ln, set := range l.lanes {
 		if ln.node == node {

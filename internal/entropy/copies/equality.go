@@ -13,13 +13,13 @@ type Equality struct {
 	report *entropy.Report
 
 	mu sync.Mutex
-	// untold are owners that could not be told, by shard, with the Beginning that their copies had then, by node.
-	untold map[uint64]map[uint64]copystate.Beginning
+	// notReached are owners that could not be told, by shard, with the Beginning that their copies had then, by node.
+	notReached map[uint64]map[uint64]copystate.Beginning
 }
 
 // NewEquality returns an Equality that has told nothing yet.
 func NewEquality(report *entropy.Report) *Equality {
-	return &Equality{report: report, untold: make(map[uint64]map[uint64]copystate.Beginning)}
+	return &Equality{report: report, notReached: make(map[uint64]map[uint64]copystate.Beginning)}
 }
 
 // Tell tells owners whose copy a write began, or lacked something, that it is equal to the others. While an owner is
@@ -36,10 +36,10 @@ func (e *Equality) Tell(ctx context.Context, set Set) {
 			continue
 		}
 		e.mu.Lock()
-		if e.untold[set.Shard.ID] == nil {
-			e.untold[set.Shard.ID] = make(map[uint64]copystate.Beginning)
+		if e.notReached[set.Shard.ID] == nil {
+			e.notReached[set.Shard.ID] = make(map[uint64]copystate.Beginning)
 		}
-		e.untold[set.Shard.ID][c.ID] = c.State.Beginning
+		e.notReached[set.Shard.ID][c.ID] = c.State.Beginning
 		e.mu.Unlock()
 	}
 }
@@ -58,7 +58,7 @@ func (e *Equality) Retry(ctx context.Context, set Set) {
 	for i := range set.Copies {
 		c := &set.Copies[i]
 		e.mu.Lock()
-		began, ok := e.untold[set.Shard.ID][c.ID]
+		began, ok := e.notReached[set.Shard.ID][c.ID]
 		e.mu.Unlock()
 		if !ok {
 			continue
@@ -70,7 +70,7 @@ func (e *Equality) Retry(ctx context.Context, set Set) {
 			}
 		}
 		e.mu.Lock()
-		delete(e.untold[set.Shard.ID], c.ID)
+		delete(e.notReached[set.Shard.ID], c.ID)
 		e.mu.Unlock()
 	}
 }
@@ -79,9 +79,9 @@ func (e *Equality) Retry(ctx context.Context, set Set) {
 func (e *Equality) Forget(gone func(shard uint64) bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for id := range e.untold {
+	for id := range e.notReached {
 		if gone(id) {
-			delete(e.untold, id)
+			delete(e.notReached, id)
 		}
 	}
 }

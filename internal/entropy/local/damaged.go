@@ -56,7 +56,7 @@ func noteID(name string) (uint64, bool) {
 	return id, err == nil && strconv.FormatUint(id, 10) == name
 }
 
-// read is called with mu held.
+// read reads the file, once. mu must be held.
 func (s *damagedShards) read() error {
 	if s.m != nil {
 		return nil

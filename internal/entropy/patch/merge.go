@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"math"
 	"slices"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
@@ -58,27 +57,6 @@ func (b Block) Decode() (v tsm1.Values, err error) {
 	return v, nil
 }
 
-// canonical is the fixed order of values: by the bytes of the value, integers
-// and float bits as unsigned numbers.
-func canonical(v tsm1.Value) []byte {
-	switch x := v.Value().(type) {
-	case float64:
-		return binary.BigEndian.AppendUint64(nil, math.Float64bits(x))
-	case int64:
-		return binary.BigEndian.AppendUint64(nil, uint64(x))
-	case uint64:
-		return binary.BigEndian.AppendUint64(nil, x)
-	case bool:
-		if x {
-			return []byte{1}
-		}
-		return []byte{0}
-	case string:
-		return []byte(x)
-	}
-	return nil
-}
-
 // owned is a point and who holds it.
 type owned struct {
 	tsm1.Value
@@ -126,12 +104,6 @@ const (
 	WhyAbsent   = "an owner that does not take part may decide otherwise"
 	WhyHot      = "it may be a write on its way"
 )
-
-// shown is a value for people, cut when it is long.
-func shown(v tsm1.Value) string {
-	s := fmt.Sprint(v.Value())
-	return s[:min(len(s), 200)]
-}
 
 // maxDecisions is how many a Merged lists.
 const maxDecisions = 20

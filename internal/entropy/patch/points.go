@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/zeebo/xxh3"
 
@@ -105,4 +106,24 @@ func elements[V scan.Value](
 		}
 		return nil
 	})
+}
+
+// Present tells which regions have points, whatever their type.
+func Present(ctx context.Context, shard *tsdb.Shard, regions []Region) (map[int]bool, error) {
+	engine, err := shard.Engine()
+	if err != nil {
+		return nil, err
+	}
+	typed := make([]Region, len(regions))
+	for i, r := range regions {
+		if fields := engine.MeasurementFields(models.ParseName(r.Series)); fields != nil {
+			if f := fields.Field(r.Field); f != nil {
+				r.Type, _ = digest.TypeOf(f.Type)
+			}
+		}
+		typed[i] = r
+	}
+	there := make(map[int]bool)
+	err = points(ctx, shard, typed, 0, func(i int, _, _ uint64) { there[i] = true })
+	return there, err
 }

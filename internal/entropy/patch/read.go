@@ -45,26 +45,6 @@ func Read(ctx context.Context, shard *tsdb.Shard, regions []Region, limits Limit
 	return err
 }
 
-// Present tells which regions have points, whatever their type.
-func Present(ctx context.Context, shard *tsdb.Shard, regions []Region) (map[int]bool, error) {
-	engine, err := shard.Engine()
-	if err != nil {
-		return nil, err
-	}
-	typed := make([]Region, len(regions))
-	for i, r := range regions {
-		if fields := engine.MeasurementFields(models.ParseName(r.Series)); fields != nil {
-			if f := fields.Field(r.Field); f != nil {
-				r.Type, _ = digest.TypeOf(f.Type)
-			}
-		}
-		typed[i] = r
-	}
-	there := make(map[int]bool)
-	err = points(ctx, shard, typed, 0, func(i int, _, _ uint64) { there[i] = true })
-	return there, err
-}
-
 var errLimit = errors.New("limit reached")
 
 // each calls fn with a reader that is at each region that has points of its type.

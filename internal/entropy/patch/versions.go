@@ -41,9 +41,6 @@ func (v *Versions) replaced(owner int, t int64) uint64 {
 	return v.Written[owner][t]
 }
 
-// Same reports whether two values are equal, bit by bit.
-func Same(a, b tsm1.Value) bool { return bytes.Equal(canonical(a), canonical(b)) }
-
 // newest returns the value of one timestamp that was written after all others, and its version. It is nil when that is
 // not known, or all are equal.
 func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why string) {

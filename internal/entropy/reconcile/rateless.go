@@ -25,13 +25,13 @@ type Rateless struct {
 	Dir string // of temporary files; empty for the system's
 }
 
-// errDearer says that the lists of all owners are the better way.
-var errDearer = errors.New("not to be decoded from symbols")
+// errListsAreCheaper says that the lists of all owners are the better way.
+var errListsAreCheaper = errors.New("not to be decoded from symbols")
 
 // Differences implements Reconciler.
 func (r Rateless) Differences(ctx context.Context, owners []Owner, fn func(Difference) error) error {
 	diffs, err := r.find(ctx, owners)
-	if errors.Is(err, errDearer) {
+	if errors.Is(err, errListsAreCheaper) {
 		return Flat{}.Differences(ctx, owners, fn)
 	} else if err != nil {
 		return err
@@ -61,7 +61,7 @@ func base(owners []Owner) int {
 func (r Rateless) find(ctx context.Context, owners []Owner) ([]Difference, error) {
 	own := base(owners)
 	if own < 0 {
-		return nil, errDearer
+		return nil, errListsAreCheaper
 	}
 	var random [8]byte
 	rand.Read(random[:])
@@ -114,7 +114,7 @@ func (r Rateless) summarize(ctx context.Context, key uint64, owners []Owner, own
 	}
 	err := open.Wait()
 	if errors.Is(err, ErrTooLarge) {
-		err = errDearer
+		err = errListsAreCheaper
 	}
 	return all, err
 }
@@ -161,14 +161,14 @@ func decode(ctx context.Context, key uint64, mine *Spool, peer Summary) (*riblt.
 	limit := min(MaxSymbols, 2*firstBatch+peer.Elements()*listBytes/symbolBytes)
 	// At least that many elements differ, and each takes about 1.35 symbols.
 	if least := abs(mine.Elements() - peer.Elements()); least+least/3 > limit {
-		return nil, errDearer
+		return nil, errListsAreCheaper
 	}
 	d := riblt.NewDecoder(key)
 	for {
 		from := d.Len()
 		to := min(from+max(firstBatch, from/6), limit)
 		if from == to {
-			return nil, errDearer
+			return nil, errListsAreCheaper
 		}
 		remote, err := peer.Symbols(ctx, from, to)
 		if err != nil {
@@ -179,7 +179,7 @@ func decode(ctx context.Context, key uint64, mine *Spool, peer Summary) (*riblt.
 			return nil, err
 		}
 		if err := d.Add(remote, local); errors.Is(err, riblt.ErrNonsense) {
-			return nil, errDearer // the lists are checked otherwise
+			return nil, errListsAreCheaper // the lists are checked otherwise
 		} else if err != nil {
 			return nil, err
 		}
@@ -249,7 +249,7 @@ func (c *comparison) name(ctx context.Context, all *summaries) error {
 		}
 		has := slices.IndexFunc(g.changes, func(ch change) bool { return ch.theirs })
 		if has < 0 {
-			return errDearer // nobody has it, and yet it differs
+			return errListsAreCheaper // nobody has it, and yet it differs
 		}
 		owner := g.changes[has].owner
 		ask[owner] = append(ask[owner], hash)
@@ -272,7 +272,7 @@ func (c *comparison) nameMine(ctx context.Context, mine *Spool) error {
 			return nil
 		}
 		if g.named {
-			return errDearer // two series-fields with one hash
+			return errListsAreCheaper // two series-fields with one hash
 		}
 		g.named, g.series, g.field, g.typ = true, bytes.Clone(r.series), r.field, r.typ
 		r.elements(func(e riblt.Element) { g.folds[e[0]>>windowShift%digest.Windows] = e[1] })
@@ -286,14 +286,14 @@ func (c *comparison) nameTheirs(ctx context.Context, owner Summary, hashes []uin
 	err := owner.Names(ctx, hashes, func(series []byte, field string) error {
 		g := c.groups[HashOf(c.key, series, field)]
 		if g == nil || g.named {
-			return errDearer
+			return errListsAreCheaper
 		}
 		g.named, g.series, g.field = true, bytes.Clone(series), field
 		named++
 		return nil
 	})
 	if err == nil && named != len(hashes) {
-		return errDearer
+		return errListsAreCheaper
 	}
 	return err
 }
@@ -338,7 +338,7 @@ func (c *comparison) spread(g *group, folds [][digest.Windows]uint64, types []di
 	for _, ch := range g.changes {
 		if !ch.theirs {
 			if g.folds[ch.window] != ch.fold || g.typ != ch.typ {
-				return errDearer // this node has no such window
+				return errListsAreCheaper // this node has no such window
 			}
 			folds[ch.owner][ch.window] = 0
 		}
@@ -346,7 +346,7 @@ func (c *comparison) spread(g *group, folds [][digest.Windows]uint64, types []di
 	for _, ch := range g.changes {
 		if ch.theirs {
 			if ch.typ < digest.Float || ch.typ > digest.Unsigned || ch.fold == 0 || folds[ch.owner][ch.window] != 0 {
-				return errDearer
+				return errListsAreCheaper
 			}
 			folds[ch.owner][ch.window], types[ch.owner] = ch.fold, ch.typ
 		}

@@ -21,7 +21,7 @@ func (r *Repair) patch(ctx context.Context, this, last *round) error {
 	r.progress.change(func(p *entropy.RepairRecord) { p.Total, p.Fixed = len(this.diffs), 0 })
 	push := make([]pusher, len(r.set.Copies))
 	for i, c := range r.set.Copies {
-		push[i] = pusher{Repair: r, Copy: c, at: i}
+		push[i] = pusher{repair: r, to: c, at: i}
 	}
 	find := r.finder()
 	if few(this.diffs) && !r.overtaken {
@@ -93,8 +93,8 @@ func (r *Repair) rules(this, last *round) patch.Rules {
 // pusher gathers what one copy lacks and applies it in batches: large ones, as each becomes a file there,
 // but none waits for longer than pushAge, which is what a crash loses.
 type pusher struct {
-	*Repair
-	copies.Copy
+	repair *Repair
+	to     copies.Copy
 	at     int // its place in the set
 	blocks []patch.Block
 	size   int
@@ -105,10 +105,10 @@ type pusher struct {
 // add adds blocks, which were read after the copy had a clock.
 func (p *pusher) add(ctx context.Context, clock uint64, blocks ...patch.Block) error {
 	for _, b := range blocks {
-		if _, refused := p.refused.Refused(p.at, b.Series, b.Field, digest.Type(b.Data[0]+1)); refused {
+		if _, refused := p.repair.refused.Refused(p.at, b.Series, b.Field, digest.Type(b.Data[0]+1)); refused {
 			continue
 		}
-		now := p.Cluster.Now()
+		now := p.repair.Cluster.Now()
 		if len(p.blocks) == 0 {
 			p.since, p.clock = now, clock
 		}
@@ -128,23 +128,23 @@ func (p *pusher) flush(ctx context.Context) error {
 	if len(p.blocks) == 0 {
 		return nil
 	}
-	if sh, ok := p.Cluster.Live()[p.shard.ID]; !ok || !sh.Owned(p.ID) { // writing would create it anew
-		return fmt.Errorf("shard %d was dropped, expired, or moved away from %s meanwhile", p.shard.ID, p.TCPAddr)
+	if sh, ok := p.repair.Cluster.Live()[p.repair.shard.ID]; !ok || !sh.Owned(p.to.ID) { // writing would create it anew
+		return fmt.Errorf("shard %d was dropped, expired, or moved away from %s meanwhile", p.repair.shard.ID, p.to.TCPAddr)
 	}
-	if err := p.Limit.Wait(ctx, p.size); err != nil {
+	if err := p.repair.Limit.Wait(ctx, p.size); err != nil {
 		return err
 	}
-	read := entropy.ReadAt{Deletes: p.State.Deletes, Clock: p.clock}
-	done, err := p.Replica.Apply(ctx, p.shard, read, p.blocks)
+	read := entropy.ReadAt{Deletes: p.to.State.Deletes, Clock: p.clock}
+	done, err := p.to.Replica.Apply(ctx, p.repair.shard, read, p.blocks)
 	if err != nil {
-		return fmt.Errorf("apply points of shard %d on %s: %w", p.shard.ID, p.TCPAddr, err)
+		return fmt.Errorf("apply points of shard %d on %s: %w", p.repair.shard.ID, p.to.TCPAddr, err)
 	}
 	for _, refused := range done.Refused {
-		p.refused.Add(p.at, len(p.set.Copies), p.blocks[refused.Block], refused)
+		p.repair.refused.Add(p.at, len(p.repair.set.Copies), p.blocks[refused.Block], refused)
 	}
-	p.Report.PointsRepaired.Add(int64(done.Points))
-	p.progress.change(func(r *entropy.RepairRecord) { r.Points += done.Points })
-	p.progress.sent(p.Copy, p.size)
+	p.repair.Report.PointsRepaired.Add(int64(done.Points))
+	p.repair.progress.change(func(r *entropy.RepairRecord) { r.Points += done.Points })
+	p.repair.progress.sent(p.to, p.size)
 	p.blocks, p.size = nil, 0
 	return nil
 }

@@ -46,10 +46,6 @@ type Deps struct {
 	Suspect    func(shard uint64) // has a shard checked again soon
 }
 
-func (d *Deps) settled() time.Time {
-	return d.Cluster.Now().Add(-time.Duration(d.Config().Settle))
-}
-
 // maxOvertaken is how often a repair starts over because a delete came.
 const maxOvertaken = 20
 

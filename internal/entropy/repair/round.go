@@ -165,19 +165,6 @@ func (r *Repair) explained(d reconcile.Difference) bool {
 	return ok
 }
 
-// until bounds a round: all windows of a shard that nobody writes to, else those that ended before settle.
-// After the first round the copies were written by the repair itself; there the shard's end decides.
-func (d *Deps) until(set copies.Set, round int) int64 {
-	before := d.settled()
-	if _, lacks := set.MostLacking(); lacks {
-		return entropy.Everything // also what is written to: the copy may lack all of it
-	}
-	if round == 1 && set.Quiet(before) || round > 1 && set.Shard.End <= before.UnixNano() {
-		return entropy.Everything
-	}
-	return before.UnixNano()
-}
-
 // create makes the shard, empty, on owners that lack it while another has it.
 func (r *Repair) create(ctx context.Context) error {
 	if r.set.Existing() == 0 {

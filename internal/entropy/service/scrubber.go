@@ -11,6 +11,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy"
+	"concord/internal/entropy/copies"
 )
 
 const (
@@ -21,13 +22,16 @@ const (
 // scrubber verifies each copy of this node once in a scrub-interval, counted from when it was seen first. When that
 // was outlives a restart: a node that restarts daily gets through all its shards like another.
 type scrubber struct {
-	*Service
+	cluster copies.Cluster
+	local   Local
+	queue   *queue // has when each copy was verified
+	config  func() entropy.Config
+	report  *entropy.Report
+	after   func(time.Duration) <-chan time.Time
+	suspect func(shard uint64) // has a shard checked again soon
+
 	wake  chan struct{}
 	retry map[uint64]time.Time // when copies are tried again that could not be verified
-}
-
-func newScrubber(s *Service) *scrubber {
-	return &scrubber{Service: s, wake: make(chan struct{}, 1), retry: make(map[uint64]time.Time)}
 }
 
 func (s *scrubber) wakeUp() {
@@ -49,7 +53,7 @@ func (s *scrubber) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
-		case <-s.repairs.After(wait):
+		case <-s.after(wait):
 		}
 	}
 }
@@ -122,7 +126,7 @@ func (s *scrubber) verify(ctx context.Context, sh cluster.Shard) error {
 	s.report.Log.Info("Verified a shard", zap.Uint64("db_shard_id", sh.ID), zap.Int("damaged", len(found)),
 		zap.Duration("duration", s.cluster.Now().Sub(start)))
 	if len(found) > 0 {
-		s.Suspect(sh.ID)
+		s.suspect(sh.ID)
 	} else if len(sh.Owners) == 1 {
 		// Nobody heals it: an operator put the damage right, or gave the damaged files up.
 		if err := s.local.Sound(sh.ID); err != nil {

@@ -7,7 +7,9 @@
 //	queue.go       the durable queue
 //	dispatcher.go  runs repairs of queued shards, as many at a time as the configuration says
 //	scrubber.go    reads all files of this node's copies again from time to time
+//	results.go     what came of a repair, for the checker
 //	history.go     repairs that ended
+//	teller.go      tells other nodes that copies of this node lack something
 package service
 
 import (
@@ -114,7 +116,10 @@ func New(cfg entropy.Config, deps Deps) (*Service, error) {
 		Cluster: s.cluster, Equality: equality, Refusals: refusals, Reconciler: deps.Reconciler,
 		Repairs: s.dispatcher, Config: s.config, Report: report, After: deps.After,
 	})
-	s.scrubber = newScrubber(s)
+	s.scrubber = &scrubber{
+		cluster: s.cluster, local: deps.Local, queue: q, config: s.config, report: report, after: deps.After,
+		suspect: s.Suspect, wake: make(chan struct{}, 1), retry: make(map[uint64]time.Time),
+	}
 	if damaged != "" {
 		report.Errors.Add(1)
 		report.Log.Error("The repair queue was damaged and begins empty, not paused: all shards are checked, "+
@@ -227,62 +232,3 @@ func (s *Service) Lacks(id uint64) {
 		s.teller.tell(id)
 	}
 }
-
-// tellTimeout bounds how long another owner is told that a copy lacks something.
-const tellTimeout = 5 * time.Second
-
-// teller tells other nodes that copies of this node lack something.
-type teller struct {
-	cluster copies.Cluster
-	report  *entropy.Report
-
-	mu     sync.Mutex
-	closed bool
-	calls  sync.WaitGroup
-}
-
-// tell tells the first owners of a shard of this node, or of all for 0. It does not wait for them.
-func (t *teller) tell(id uint64) {
-	self := t.cluster.Self()
-	first := make(map[uint64]bool)
-	for _, sh := range t.cluster.Live() {
-		if (id == 0 || sh.ID == id) && sh.Owned(self) && sh.Owners[0] != self {
-			first[sh.Owners[0]] = true
-		}
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for node := range first {
-		n, err := t.cluster.Node(node)
-		if err != nil || t.closed {
-			continue
-		}
-		t.calls.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), tellTimeout)
-			defer cancel()
-			if err := t.cluster.Transport.Control(n).Check(ctx, id); err != nil {
-				t.report.Log.Debug("Cannot tell the first owner that a copy lacks something: its next check finds out",
-					zap.String("node", n.TCPAddr), zap.Error(err))
-			}
-		})
-	}
-}
-
-func (t *teller) close() {
-	t.mu.Lock()
-	t.closed = true
-	t.mu.Unlock()
-	t.calls.Wait()
-}
-
-// results is where the dispatcher says what came of repairs.
-type results struct{ *Service }
-
-// copiesFiles reports whether the repair of a shard most likely copies files alone: an owner lacks it.
-func (r results) copiesFiles(shard uint64) bool { return r.checker.Status(shard) == entropy.Missing }
-
-func (r results) repaired(shard uint64) { r.checker.Repaired(shard) }
-
-func (r results) inConflict(shard uint64, message string) { r.checker.InConflict(shard, message) }
-
-func (r results) checkAgain() { r.checker.Soon() }
