@@ -188,7 +188,18 @@ func (w *world) addShard(owners ...uint64) uint64 {
 	return sh.ID
 }
 
-// publish is called with mu held.
+// dropShard takes a shard out of the metadata.
+func (w *world) dropShard(id uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := *w.state
+	next.Data = w.state.Data.Clone()
+	rp := &next.Data.Databases[0].RetentionPolicies[0]
+	rp.ShardGroups = slices.DeleteFunc(rp.ShardGroups, func(g meta.ShardGroupInfo) bool { return g.ID == id })
+	w.publish(&next)
+}
+
+// publish makes a state that of the cluster. mu must be held.
 func (w *world) publish(st *cluster.State) {
 	w.state = st
 	close(w.news)

@@ -74,3 +74,32 @@ func TestWhatACopyLacksIsNotedBeforeItsShardIsKnown(t *testing.T) {
 		t.Errorf("the copy lacks %q", got)
 	}
 }
+
+// A copy that lacks something makes journals remember more. It does so no longer than its shard is there, and a node
+// that keeps running forgets it as one that starts does.
+func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	dropped, other := w.addShard(1, 2), w.addShard(1, 2)
+	w.knows(2, other)
+	s := w.nodes[2].s
+	for _, id := range []uint64{dropped, other} {
+		for range 2 { // the second time it was lost meanwhile
+			if err := s.Begin(id); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.dropShard(dropped)
+	w.await("node 2 has forgotten the dropped shard", func() bool { return s.Lacks(dropped).Kind == "" })
+	if got := s.Lacks(other).Kind; got != Lost {
+		t.Errorf("the other copy lacks %q", got)
+	}
+	w.dropShard(other)
+	w.await("nothing lacks anything", func() bool { return !s.Lacking() })
+	w.stop(2)
+	w.start(2)
+	if w.nodes[2].s.Lacking() {
+		t.Error("after a restart a copy lacks something")
+	}
+}

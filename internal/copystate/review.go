@@ -55,16 +55,18 @@ func (l *ledger) review(at look) error {
 	err := l.update(func(set func(uint64, record)) {
 		live := make(shardSet)
 		for _, sh := range st.Shards() {
-			if slices.Contains(sh.Owners, me) {
+			owner := slices.Contains(sh.Owners, me)
+			if owner || !at.starting { // while this node runs, it may be about to become an owner: see Copied
 				live[sh.ID] = struct{}{}
-				if r, changed := l.reviewShard(sh, at); changed {
-					set(sh.ID, r)
-				}
+			}
+			if !owner {
+				continue
+			}
+			if r, changed := l.reviewShard(sh, at); changed {
+				set(sh.ID, r)
 			}
 		}
-		if at.starting {
-			gone = l.records.removeAllBut(live, st.Data.MaxShardID)
-		}
+		gone = l.records.removeAllBut(live, st.Data.MaxShardID)
 		advanced = l.folders.self.lookedUntil(st.Data.MaxShardID)
 	})
 	if err != nil || !advanced && len(gone) == 0 {

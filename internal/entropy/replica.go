@@ -27,7 +27,7 @@ type ShardState struct {
 	// Clock is the version of now on the node, 0 for not known: what is written later has a greater one.
 	Clock uint64
 	// Corrupt says what is damaged in the copy. It is empty when nothing is known to be. A
-	// copy that is Corrupt and does not exist is one that the engine could not open.
+	// copy that is Corrupt and does not exist is one that the engine could not open, or has closed for now.
 	Corrupt string
 }
 

@@ -83,18 +83,19 @@ func (j *Journal) Certain(key Key) (v, since Version) {
 	return k.written, since
 }
 
-// Wrote returns with which version a field was written since the journal was opened, or is being written. It is 0 when
-// no such write is known. What was written before the journal was opened does not count: the disk of the engine may be
-// another one. Unsettled is for a file that cannot be read.
-func (j *Journal) Wrote(key Key) Version {
+// Wrote returns with which version a field was written since the journal was opened, or is being written: underWay is
+// true then, and the engine may not have it yet. It is 0 when no such write is known. What was written before the
+// journal was opened does not count: the disk of the engine may be another one. Unsettled is for a file that cannot be
+// read.
+func (j *Journal) Wrote(key Key) (v Version, underWay bool) {
 	k, err := j.known(key)
 	switch {
 	case err != nil:
-		return Unsettled
+		return Unsettled, false
 	case k.version() <= k.since:
-		return 0
+		return 0, false
 	}
-	return k.version()
+	return k.version(), k.underWay > k.written
 }
 
 // Loaded returns the greatest version that the journal had when it was opened, 0 for none.

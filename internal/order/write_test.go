@@ -109,7 +109,7 @@ func TestWritesAtTheSameTime(t *testing.T) {
 			if err := j.SetFloor(0); err != nil {
 				t.Error(err)
 			}
-			v := j.Wrote(KeyOf(1, []byte("m"), "x", 1))
+			v, _ := j.Wrote(KeyOf(1, []byte("m"), "x", 1))
 			if v < last {
 				t.Errorf("the version fell from %d to %d", last, v)
 			}

@@ -39,7 +39,7 @@ func (r Repairs) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []mode
 		}
 		keys[i] = order.KeyOf(shard, p.Key(), fields[i], p.UnixNano())
 	}
-	before := r.versions(shard, keys)
+	before := r.lastWrites(shard, keys)
 	there, err := r.present(shard, before, func(i int) (series []byte, field string, time int64) {
 		return points[i].Key(), fields[i], points[i].UnixNano()
 	})
@@ -50,10 +50,10 @@ func (r Repairs) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []mode
 	l := r.w.writing.Of(shard)
 	l.Lock()
 	defer l.Unlock()
-	now := r.versions(shard, keys)
+	now := r.lastWrites(shard, keys)
 	left := make([]models.Point, 0, len(points))
 	for i, p := range points {
-		if now[i] == before[i] && !there[i] {
+		if now[i] == before[i] && !before[i].underWay && !there[i] {
 			left = append(left, p)
 		}
 	}
@@ -63,15 +63,21 @@ func (r Repairs) WriteToShard(ctx tsdb.WriteContext, shard uint64, points []mode
 	return r.w.Shards.WriteToShard(ctx, shard, left)
 }
 
-// versions are those with which fields were written since this process started, by their place in keys.
-func (r Repairs) versions(shard uint64, keys []order.Key) map[int]order.Version {
-	out := make(map[int]order.Version)
+// lastWrite is the newest write of a field.
+type lastWrite struct {
+	version  order.Version
+	underWay bool // the engine may not have it yet
+}
+
+// lastWrites are those of fields that were written since this process started, by their place in keys.
+func (r Repairs) lastWrites(shard uint64, keys []order.Key) map[int]lastWrite {
+	out := make(map[int]lastWrite)
 	if r.w.newest.of(shard).writes == 0 {
 		return out
 	}
 	for i, key := range keys {
-		if v := r.w.Order.Journal.Wrote(key); v != 0 {
-			out[i] = v
+		if v, underWay := r.w.Order.Journal.Wrote(key); v != 0 {
+			out[i] = lastWrite{v, underWay}
 		}
 	}
 	return out
@@ -79,7 +85,7 @@ func (r Repairs) versions(shard uint64, keys []order.Key) map[int]order.Version 
 
 // present reports which of the fields that were written here are there. One that is not was deleted since.
 func (r Repairs) present(
-	shard uint64, wrote map[int]order.Version, at func(i int) (series []byte, field string, time int64),
+	shard uint64, wrote map[int]lastWrite, at func(i int) (series []byte, field string, time int64),
 ) (map[int]bool, error) {
 	out := make(map[int]bool)
 	sh := r.w.Store.Shard(shard)
@@ -118,7 +124,7 @@ func (r Repairs) Newer(shard uint64, series []byte, field string, times func() [
 	for i, t := range all {
 		keys[i] = order.KeyOf(shard, series, field, t)
 	}
-	there, err := r.present(shard, r.versions(shard, keys), func(i int) ([]byte, string, int64) {
+	there, err := r.present(shard, r.lastWrites(shard, keys), func(i int) ([]byte, string, int64) {
 		return series, field, all[i]
 	})
 	maps.DeleteFunc(there, func(_ int, is bool) bool { return !is })

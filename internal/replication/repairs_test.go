@@ -66,6 +66,42 @@ func TestRepairLeavesWhatWasWrittenSinceItRead(t *testing.T) {
 	}
 }
 
+// A repair brings a point that the copy lacks, while a client writes that point: the engine does not have the write yet
+// when the repair looks, and has it when the repair writes. The client's value stays.
+func TestRepairLeavesAWriteThatIsUnderWay(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t)
+	w := mustOpen(t, NewWriter(newDeps(t, &replicationtest.Meta{Owners: []uint64{1}}, s, nil, 1)))
+	v := w.Order.Clock.Next()
+	w.newest.note(shardID, v)
+	_, write, err := w.Order.Journal.Begin(shardID, v, mustPoints(t, "m v=2 1"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writing := w.writing.Of(shardID)
+	writing.RLock()
+	repaired := make(chan error, 1)
+	go func() {
+		repaired <- w.Repairs().WriteToShard(tsdb.WriteContext{}, shardID, mustPoints(t, "m v=1 1"))
+	}()
+	await(t, "the repair has looked, and waits for the write", func() bool {
+		if !writing.TryRLock() {
+			return true
+		}
+		writing.RUnlock()
+		return false
+	})
+	mustWrite(t, s, "m v=2 1")
+	write.Done()
+	writing.RUnlock()
+	if err := <-repaired; err != nil {
+		t.Fatal(err)
+	}
+	if got := values(t, s, "m"); len(got) != 1 || got[0] != 2 {
+		t.Errorf("the owner has %v, want what the client wrote", got)
+	}
+}
+
 // Nothing says which of two values is newer, and the one that most owners have wins. It replaces the value that
 // the repair read, although that was written lately, and nothing that was written since. When a write failed, the
 // version of the value is not known for certain.

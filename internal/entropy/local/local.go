@@ -116,8 +116,9 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.Shar
 			continue
 		}
 		v, err := version(l.Store.Shard(id))
-		if err != nil {
-			return nil, fmt.Errorf("state of shard %d: %w", id, err)
+		if err != nil { // of the other copies the node can tell
+			out[id] = entropy.ShardState{Corrupt: fmt.Sprintf("its files are closed: %v", err), Lack: lack, Waiting: waiting}
+			continue
 		}
 		st := entropy.ShardState{
 			Version: v, Lack: lack, Waiting: waiting, Deletes: l.Deletes.DeletesSeen(id), Clock: clock,

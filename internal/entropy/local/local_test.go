@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -147,5 +148,30 @@ func TestStatesWaitForTheOthers(t *testing.T) {
 	l := New(deps)
 	if st, err := l.States(t.Context(), []uint64{1}); !errors.Is(err, errStarting) {
 		t.Errorf("%v, %v; want no state", st, err)
+	}
+}
+
+// A shard whose files are closed for a moment, while they are exchanged for example, keeps its owner from nothing else:
+// other copies are compared and repaired meanwhile.
+func TestStatesOfOtherShardsBesideAClosedOne(t *testing.T) {
+	t.Parallel()
+	store := mustStore(t)
+	for id := range uint64(2) {
+		if err := store.CreateShard("db", "autogen", id+1, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := store.Shard(1).Close(); err != nil {
+		t.Fatal(err)
+	}
+	states, err := New(mustDeps(t, store)).States(t.Context(), []uint64{1, 2, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := states[1]; st.Usable() || !strings.Contains(st.Corrupt, "closed") {
+		t.Errorf("of the closed shard it says %+v", st)
+	}
+	if !states[2].Healthy() || !states[3].Usable() || states[3].Exists {
+		t.Errorf("of the others it says %+v and %+v", states[2], states[3])
 	}
 }
