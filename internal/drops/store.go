@@ -1,4 +1,3 @@
-// Package drops removes shards, policies and databases from the engine's store, and makes shards in it meanwhile.
 package drops
 
 import (
@@ -20,29 +19,9 @@ import (
 	"concord/internal/writecache"
 )
 
-// Store is an engine's store of which several parts remove shards. All of them remove through it, for the engine takes
-// six things for granted that hold on a plain server most of the time, and not on a data node. This one removes
-// shards by statements and when they are too old, and also when it sees in the metadata that they were dropped.
-//
-// A shard is not removed while its database is. At its end, DeleteShard changes what the store knows of the database,
-// without its lock, and when the database has gone meanwhile the process ends.
-//
-// A shard is not made while its database or its policy is removed. The engine removes their folder at its end, and
-// forgets the shards that it found at its beginning. One that was made in between would lose its files and stay known,
-// and removing it later would end the process.
-//
-// The index of fields of a shard is not written, by the end of a delete, while the shard is closed to be removed: see
-// fieldindex.BeforeDrop. Nor does a full disk keep it from being closed.
-//
-// Nothing is written to a shard that is removed. With the index in memory, DeleteShard holds the list of the shard's
-// series and waits for the index. A write that creates a series holds the index and waits for the list.
-//
-// No delete runs in a database while a shard of it is closed. The delete would use the engine of the shard without its
-// lock. With the index in memory the process ends then. With the other one the two wait for each other for ever.
-// Nor does a delete run while new readers of a shard are blocked: the engine finds nothing to delete then, without an
-// error.
-//
-// Nothing reads a shard when it is closed: see awaitReaders.
+// Store is an engine's store of which several parts of a node remove shards. All of them remove through it, so that
+// nothing uses a shard while it goes: see the comment of the package. It has many methods because each method of the
+// engine that removes or closes shards is one here, and so is each step that several of these share.
 //
 // Locks are taken in this order: a gate, that of the writes to a shard (hold), databases, one, making, and those of
 // writecache, compactions and fieldindex. Readers are waited for before databases. A delete takes the locks of

@@ -1,5 +1,3 @@
-// Package replication is the write path: each point goes to all owners of its
-// shard, and the consistency level decides the answer.
 package replication
 
 import (
@@ -106,18 +104,9 @@ type Deps struct {
 	Log          *zap.Logger
 }
 
-// Writer sends points to all owners of their shards, in parallel, and answers as soon as the consistency level is
-// decided; the other owners go on in the background. What an owner misses goes to its hinted handoff queue. While that
-// queue has entries, later writes to another node go there, too. This node's own copy does not wait for its queue:
-// versions say which write is newer. Without hinted handoff, what is missed is counted, logged, and left to
-// anti-entropy.
-//
-// It is made of parts, each in a file of its own. ownCopies takes writes to this node's copies (accept.go), and
-// outgoing brings writes to one owner (owner.go, hints.go). With these, typeDecider decides the types of new fields
-// (types.go), floors let the journal forget (floors.go), and relays bring the other owners what a node wrote here
-// before it went down (received.go, relay.go). Writer itself is what clients ask. It maps points to shards, sends each
-// shard's to the owners (shardwrite.go), and knows the consistency levels (level.go). It has many methods because the
-// rest of the node asks it for what its parts know.
+// Writer is what clients ask. It maps points to shards, sends each shard's points to the owners (shardwrite.go), and
+// knows the consistency levels (level.go). The parts that it is made of are in files of their own: see the comment of
+// the package. It has many methods because the rest of the node asks it for what its parts know.
 type Writer struct {
 	*outgoing
 	types    *typeDecider

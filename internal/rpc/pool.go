@@ -1,5 +1,3 @@
-// Package rpc has the protobuf services on port 8088, a pool of client connections, and AskAll, which asks all nodes at
-// once. The package that does the work of a service also implements it; datanode/services.go registers all of them.
 package rpc
 
 import (

@@ -1,9 +1,3 @@
-// Package shardcopy moves whole shards as files, in two ways:
-//
-//   - Export and Import send one stream, a tar of the files of a snapshot without what was deleted (export.go,
-//     import.go, stream.go). Backups, restores and copy-shard use it.
-//   - Files and Fill send file by file, with tombstones, and go on where an earlier attempt ended (files.go, fill.go).
-//     A repair uses it to make a copy that an owner lacks.
 package shardcopy
 
 import (

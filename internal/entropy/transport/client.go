@@ -1,4 +1,3 @@
-// Package transport carries the interfaces of package entropy over gRPC.
 package transport
 
 import (
