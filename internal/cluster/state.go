@@ -1,5 +1,3 @@
-// Package cluster holds the cluster's state as data, and pure functions over it: nodes, databases, shard groups and
-// their owners. It knows no network, no disk and no clock. Package meta/server replicates the state with Raft.
 package cluster
 
 import (

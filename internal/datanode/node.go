@@ -1,6 +1,3 @@
-// Package datanode assembles a data node: the storage engine, its HTTP API,
-// the gRPC services for other nodes, replication, queries over the cluster and
-// anti-entropy. It is the only place that knows every part.
 package datanode
 
 import (

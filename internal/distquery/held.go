@@ -12,7 +12,9 @@ import (
 	"concord/internal/budget"
 )
 
-// held is what functions keep of the points of an iterator. The points of a window are given back at its end.
+// held is what functions keep of the points of an iterator. The points of a window are given back at its end. It has
+// many fields because each point changes the counts of its window, of its tags and of its values, and functions keep
+// different parts of a point.
 type held struct {
 	share     *budget.Share
 	opt       query.IteratorOptions // with the windows of the function

@@ -1,6 +1,3 @@
-// Package distquery answers queries over shards on any node: local shards
-// locally, every other shard through one of its owners, another owner when
-// that one fails before its first point.
 package distquery
 
 import (

@@ -129,6 +129,8 @@ var underWay = copystate.Unfit{
 //
 // A copy that is not whole is passed over, too. Only when no owner that can be
 // reached has a whole one, the best of the others is read, and the report says so.
+//
+// It has many fields because all that one question has shown of a node or a copy decides whom the next one goes to.
 type owned struct {
 	self   uint64
 	state  *cluster.State
@@ -454,8 +456,8 @@ func (o *owned) damaged(id uint64, why error) {
 	o.unfit[placed{o.self, id}] = copystate.Unfit{Reason: why.Error()}
 }
 
-// removed takes shards that this node was to read and does not have. It returns those that it had when the query began,
-// unless they were dropped since: the copy was removed, and other owners must be asked.
+// removed takes shards that this node was to read and does not have. It returns those that it had when the query
+// began, unless they were dropped since: the copy was removed, and other owners must be asked.
 func (o *owned) removed(missing []uint64) (todo []uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

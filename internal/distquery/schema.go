@@ -23,7 +23,8 @@ import (
 	"concord/internal/rpc"
 )
 
-// Schema answers what SHOW statements ask the store, over the whole cluster.
+// Schema answers what SHOW statements ask the store, over the whole cluster. It has many methods because the engine's
+// store has one for each list and each count, and each of them asks this node and others in a way of its own.
 type Schema struct {
 	// Whole says which copies may be read.
 	Whole Whole

@@ -30,7 +30,7 @@ const (
 	chunkLen  = 4096     // elements of a list sent at once
 )
 
-// Server answers other nodes' queries from this node's shards.
+// Server answers other nodes' queries from this node's shards. It has many methods because each RPC is one.
 type Server struct {
 	rpc.UnimplementedQueryServer
 
