@@ -1,5 +1,3 @@
-// Package ctl is influxd-ctl: the commands of an operator, over a meta node's
-// HTTP API.
 package ctl
 
 import (

@@ -1,5 +1,8 @@
 // Package restrict is fine-grained authorization: which series a user may read and write. Restrictions take series
-// away from all users but administrators, and grants give them back to some. It knows no network and no state.
+// away from all users but administrators, and grants give them back to some (rule.go). User has the rules for one
+// user, and Filter those of them for one database: it says of each series whether the user may see it, and gives the
+// engine the same as a condition (filter.go). A filter travels to other nodes with each question, and then in the
+// context of the call (context.go). The package knows no network and no state. Package cluster keeps the rules.
 package restrict
 
 import (

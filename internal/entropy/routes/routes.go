@@ -1,4 +1,6 @@
-// Package routes serves the HTTP API under /shard-repair; docs/anti-entropy.md describes it.
+// Package routes serves the HTTP API under /shard-repair, with which people and influxd-ctl look at anti-entropy and
+// steer it. It checks requests and users, asks a View, which knows the whole cluster, and writes JSON. Its OpenAPI
+// description is made in openapi.go, and the types of its JSON are in package api. docs/anti-entropy.md describes it.
 package routes
 
 import (

@@ -1,4 +1,7 @@
-// Package view has the anti-entropy of the whole cluster as data nodes and meta nodes show it.
+// Package view has the anti-entropy of the whole cluster, as data nodes and meta nodes show it. Each data node knows
+// only the shards that it checked and the repairs that it drives. A View asks all data nodes, merges their answers
+// into one status (merge.go), and says which nodes did not answer. It also forwards what operators ask for, such as a
+// repair, to the node that does it.
 package view
 
 import (
