@@ -25,7 +25,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// world is some data nodes that talk to each other without a network.
+// world is some data nodes that talk to each other without a network. It has a method for each thing that a test does
+// to the nodes or waits for.
 type world struct {
 	t     *testing.T
 	mu    sync.Mutex
@@ -36,7 +37,8 @@ type world struct {
 	older map[uint64]bool    // nodes of a version without the exchange
 }
 
-// node is one data node and what its other parts would say.
+// node is one data node and what its other parts would say. It has many fields because it stands in for all parts of a
+// node that a Service asks or tells something.
 type node struct {
 	w      *world
 	id     uint64

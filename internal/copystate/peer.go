@@ -11,7 +11,8 @@ import (
 	"concord/internal/rpc"
 )
 
-// peer is another data node. Its fields are guarded by knowledge.mu.
+// peer is another data node. Its fields are guarded by knowledge.mu. It has many fields because all that is known of
+// the exchanges with one node is in it: those that ended, those that failed, and what the node said of itself.
 type peer struct {
 	node   cluster.Node
 	kick   chan struct{} // holds one signal: exchange now
@@ -151,8 +152,8 @@ func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 	return all
 }
 
-// hear works out whether enough nodes have answered to know whether the folders of this one went back. A single one may
-// be new itself, and remember nothing. It is called when all were asked, with mu held.
+// hear works out whether enough nodes have answered to know whether the folders of this one went back. A single one
+// may be new itself, and remember nothing. It is called when all were asked, with mu held.
 func (f *freshness) hear(peers map[uint64]*peer) {
 	known, up := 0, 0
 	for _, p := range peers {

@@ -14,6 +14,8 @@ import (
 )
 
 // generations is the list of all generations of a journal, in memory and in sorted files. files.mu guards it.
+// It has many methods because each step that reads or changes the list, from opening it to closing it, is a short one
+// under this lock.
 type generations struct {
 	cfg      JournalConfig
 	inMemory []*generation // the oldest first; the last one takes the writes

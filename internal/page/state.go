@@ -65,7 +65,8 @@ type Attention struct {
 	Node  string `json:"node,omitempty"` // ID
 }
 
-// Node is a data node.
+// Node is a data node. It has many fields because it is a flat record: the page shows all that is known of a node in
+// one place.
 type Node struct {
 	Address string `json:"address"` // TCP
 	HTTP    string `json:"http"`
@@ -132,7 +133,8 @@ type Shard struct {
 	Repair  string `json:"repair,omitempty"` // queued or running
 }
 
-// Repair is a repair, by node, shard and when it was asked for.
+// Repair is a repair, by node, shard and when it was asked for. It has many fields because it is a flat record, as in
+// the log of the node that drives it.
 type Repair struct {
 	ID        string     `json:"id"` // as in the log of the node that drives it
 	Shard     string     `json:"shard"`

@@ -40,7 +40,7 @@ type Options struct {
 	CtlFlags  []string // of each influxd-ctl
 }
 
-// Cluster is a set of node processes.
+// Cluster is a set of node processes. It has a method for each thing that a test does to the cluster or asks of it.
 type Cluster struct {
 	Dir   string
 	Meta  []*Node
@@ -83,8 +83,8 @@ func build(clocks bool) (Build, error) {
 	return BuildFrom("", "-overlay", overlay)
 }
 
-// BuildFrom builds the programs of the source in a folder, with flags of go build. The folder is empty for this source.
-// Main removes what is built.
+// BuildFrom builds the programs of the source in a folder, with flags of go build. The folder is empty for this
+// source. Main removes what is built.
 func BuildFrom(source string, flags ...string) (Build, error) {
 	return buildPrograms(source, append(slices.Clone(flags), "concord/cmd/...")...)
 }
@@ -354,7 +354,8 @@ func (c *Cluster) DataNodes() []*Node {
 	return c.Data
 }
 
-// Rejoin removes all folders of a data node that is down, starts it, and gives it the place in the cluster that it had.
+// Rejoin removes all folders of a data node that is down, starts it, and gives it the place in the cluster that it
+// had.
 func (c *Cluster) Rejoin(n *Node) {
 	c.t.Helper()
 	n.Wipe(folders...)

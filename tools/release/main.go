@@ -54,7 +54,8 @@ func run(args []string) error {
 	return outputs[args[0]](r)
 }
 
-// release is what the outputs are made of.
+// release is what the outputs are made of. It has many methods because each output, and each step of making one, is
+// one.
 type release struct {
 	root      string // of the repository, absolute
 	out       string // absolute
