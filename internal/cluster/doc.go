@@ -39,8 +39,8 @@
 // # Where new shards go
 //
 // CreateShardGroup makes a group when a write needs one. N data nodes and X replicas give N/X shards, at least one,
-// with X owners each. The owners of a shard are of different zones where they can be. A node that is passive or
-// drained gets none.
+// with X owners each. The owners of a shard are of different zones where they can be. A passive node gets none, and
+// neither does one that is being drained, unless all are.
 //
 // # The files
 //

@@ -255,8 +255,8 @@ func (x *exchanges) Lose(node, shard uint64) {
 }
 
 // NoteLacking notes that the copies of a shard on other nodes lack what this node's copy has, and that nobody keeps it
-// for them. When it returns nil, that is on disk, and the nodes that can be reached know it. The others hear of it
-// when they are back.
+// for them. When it returns nil, that is on disk, and the nodes that can be reached know it. The others hear of it when
+// they are back.
 func (x *exchanges) NoteLacking(nodes []uint64, shard uint64) error {
 	if slices.Contains(nodes, x.meta.NodeID()) {
 		return errors.New("its own copy is one of them")

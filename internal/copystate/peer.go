@@ -152,8 +152,8 @@ func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 	return all
 }
 
-// hear works out whether enough nodes have answered to know whether the folders of this one went back. A single one
-// may be new itself, and remember nothing. It is called when all were asked, with mu held.
+// hear works out whether enough nodes have answered to know whether the folders of this one went back. A single one may
+// be new itself, and remember nothing. It is called when all were asked, with mu held.
 func (f *freshness) hear(peers map[uint64]*peer) {
 	known, up := 0, 0
 	for _, p := range peers {

@@ -23,7 +23,7 @@ import (
 	"concord/internal/cli"
 )
 
-// backupFlags are those of `backup`, as documented for InfluxDB Enterprise. It has many fields because each flag
+// backupFlags are the flags of `backup`, as documented for InfluxDB Enterprise. There are many fields because each flag
 // is one.
 type backupFlags struct {
 	strategy, db, rp, from, start, end, level string
@@ -107,8 +107,7 @@ func profile(path string) (stop func() error, err error) {
 	}, nil
 }
 
-// The bounds of -gzipBlockSize and -gzipBlockCount: the library needs more than 16 KiB, and holds all blocks in
-// memory.
+// The bounds of -gzipBlockSize and -gzipBlockCount: the library needs more than 16 KiB, and holds all blocks in memory.
 const (
 	minGzipBlock  = 32 << 10
 	maxGzipBlock  = 1 << 30

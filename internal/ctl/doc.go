@@ -17,7 +17,7 @@
 //	table, printJSON      the answer
 //
 // The JSON of the answers is in packages meta/wire and entropy/api, which the servers use as well. Tables, texts and
-// flags are those of InfluxDB Enterprise where it has the command, so that scripts for it work.
+// flags are those of InfluxDB Enterprise where it has the command.
 //
 // Some commands are more than one question:
 //
@@ -25,7 +25,7 @@
 //   - backup asks which copies to read (the plan), fetches each shard into a file, and writes a manifest. When a copy
 //     cannot be read, another owner is tried once. What is left is a gap, which the manifest and the exit code tell
 //     of.
-//   - restore reads all files of a backup first, then makes the metadata, and sends each shard.
+//   - restore first reads all files that it will send, then makes the metadata, and sends each shard.
 //   - rebalance prints the events of a run, which the meta node drives, until it has ended.
 //   - top and entropy watch draw the state again and again.
 //

@@ -19,7 +19,7 @@
 //	  certificates, the ports of other nodes and of clients
 //	  Meta           the cached copy of the cluster's state; pool: connections to other data nodes
 //	  openFolder     whose shards are on disk? what a crash left undone of an adoption is done
-//	  takePlace      is this process the node that its folders say? other members confirm it
+//	  takePlace      is this process the node that its folders say? other members confirm it, if it is in a cluster
 //	    │ yes                                      │ no, or nobody answers for 5 seconds
 //	    ▼                                          ▼
 //	  openParts                                  an idle server; keepPlace asks again and again
@@ -58,7 +58,7 @@
 //	listener.go      one port for several servers and protocols; certificates.go
 //	config.go        influxdb.conf; engineconfig.go and enginehelp.go: what is the engine's in it
 //	authorize.go     what users may do; needs.go: what each statement needs; restrictions.go; ldap.go
-//	store.go, http.go what the engine's code takes for its store and metadata: the whole cluster
+//	store.go         what the executor of InfluxQL takes for the store; http.go: what the HTTP API does
 //	sweep.go         removes shards that were dropped
 //	clocks.go        what time it is here and for others; memory.go: how much memory there is
 //	observe.go       statistics and diagnostics; overview.go: for the page; shardstatus.go, querylog.go, disks.go

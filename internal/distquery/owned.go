@@ -456,8 +456,8 @@ func (o *owned) damaged(id uint64, why error) {
 	o.unfit[placed{o.self, id}] = copystate.Unfit{Reason: why.Error()}
 }
 
-// removed takes shards that this node was to read and does not have. It returns those that it had when the query
-// began, unless they were dropped since: the copy was removed, and other owners must be asked.
+// removed takes shards that this node was to read and does not have. It returns those that it had when the query began,
+// unless they were dropped since: the copy was removed, and other owners must be asked.
 func (o *owned) removed(missing []uint64) (todo []uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

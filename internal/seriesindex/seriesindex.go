@@ -9,8 +9,8 @@ import (
 	"github.com/influxdata/influxql"
 )
 
-// Of returns the index of an open shard. Use it instead of Shard.Index where series are listed: what the engine's
-// index in memory lists changes while it is read.
+// Of returns the index of an open shard. Use it instead of Shard.Index where series are listed: what the engine's index
+// in memory lists changes while it is read.
 func Of(sh *tsdb.Shard) (tsdb.Index, error) {
 	index, err := sh.Index()
 	if own, ok := index.(*inmem.ShardIndex); ok {
@@ -35,13 +35,13 @@ func SetOf(shards ...*tsdb.Shard) (set tsdb.IndexSet, err error) {
 	return set, nil
 }
 
-// inMemory is the engine's index in memory, but for the list of the series of a measurement. The engine returns a
-// slice that it keeps and sorts again, in place, once a series was dropped or came out of order (engine v1.13.2,
+// inMemory is the engine's index in memory, but for the list of the series of a measurement. The engine returns a slice
+// that it keeps and sorts again, in place, once a series was dropped or came out of order (engine v1.13.2,
 // tsdb/index/inmem/meta.go: SeriesIDs and Rebuild). Who read it meanwhile missed series and got others twice.
 type inMemory struct{ *inmem.ShardIndex }
 
-// all is true for all series. The engine makes a list of its own of those that two conditions have in common, and
-// holds the lock of the index meanwhile.
+// all is true for all series. The engine makes a list of its own of those that two conditions have in common, and holds
+// the lock of the index meanwhile.
 var all = &influxql.BinaryExpr{
 	Op: influxql.AND, LHS: &influxql.BooleanLiteral{Val: true}, RHS: &influxql.BooleanLiteral{Val: true},
 }

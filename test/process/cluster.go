@@ -83,8 +83,8 @@ func build(clocks bool) (Build, error) {
 	return BuildFrom("", "-overlay", overlay)
 }
 
-// BuildFrom builds the programs of the source in a folder, with flags of go build. The folder is empty for this
-// source. Main removes what is built.
+// BuildFrom builds the programs of the source in a folder, with flags of go build. The folder is empty for this source.
+// Main removes what is built.
 func BuildFrom(source string, flags ...string) (Build, error) {
 	return buildPrograms(source, append(slices.Clone(flags), "concord/cmd/...")...)
 }
@@ -354,8 +354,7 @@ func (c *Cluster) DataNodes() []*Node {
 	return c.Data
 }
 
-// Rejoin removes all folders of a data node that is down, starts it, and gives it the place in the cluster that it
-// had.
+// Rejoin removes all folders of a data node that is down, starts it, and gives it the place in the cluster that it had.
 func (c *Cluster) Rejoin(n *Node) {
 	c.t.Helper()
 	n.Wipe(folders...)

@@ -98,8 +98,8 @@ func New(deps Deps) *Local {
 var errStarting = errors.New("this node has just started, and too few other data nodes have told it yet " +
 	"what it missed: it waits for half a minute at most")
 
-// States tells about shards; the map has an entry for each asked ID. It fails while this node does not know whether
-// its copies can be trusted: their folders may have been rolled back, and hold points that were deleted since.
+// States tells about shards; the map has an entry for each asked ID. It fails while this node does not know whether its
+// copies can be trusted: their folders may have been rolled back, and hold points that were deleted since.
 func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.ShardState, error) {
 	if !l.Copies.Ready() {
 		return nil, errStarting
