@@ -23,8 +23,8 @@ import (
 	"concord/internal/cli"
 )
 
-// backupFlags are the flags of `backup`, as documented for InfluxDB Enterprise. There are many fields because each flag
-// is one.
+// backupFlags are the flags of `backup`, as documented for InfluxDB Enterprise. There are many fields because each
+// flag is one.
 type backupFlags struct {
 	strategy, db, rp, from, start, end, level string
 	profile                                   string // file

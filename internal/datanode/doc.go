@@ -11,7 +11,7 @@
 //     serves nothing, and the node can join a cluster.
 //   - The mark is a file in the data folder that says of which cluster the shards are. A node does not open shards of
 //     another one, or of a server that is not Concord's, unless these are adopted.
-//   - Seams are functions with which tests change what a node does.
+//   - Seams are functions with which tests and the tour change what a node does.
 //
 // # The start
 //

@@ -1,8 +1,8 @@
-// Package fulldisk keeps the storage engine whole when the disk is full. After one write that failed for lack of space,
-// the engine refuses all later ones to the shard, and once the shard is opened again it may lose writes that follow. So
-// Store stands before the engine. It refuses writes while there is still a little space. A shard that met the end of
-// the disk all the same takes no writes. When there is space again, Store closes the shard and opens it anew, and writes
-// go on by themselves.
+// Package fulldisk keeps the storage engine whole when the disk is full. After one write that failed for lack of
+// space, the engine refuses all later ones to the shard, and once the shard is opened again it may lose writes that
+// follow. So Store stands before the engine. It refuses writes while there is still a little space. A shard that met
+// the end of the disk all the same takes no writes. When there is space again, Store closes the shard and opens it
+// anew, and writes go on by themselves.
 package fulldisk
 
 import (
