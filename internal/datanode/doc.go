@@ -52,16 +52,17 @@
 //	node.go          Node, Open, Close, Reload; engine.go, copies.go, order.go, writes.go, hints.go, deletes.go,
 //	                 queries.go, entropy.go, services.go: the steps of openParts
 //	place.go         the place of the node; idle.go: the idle server; unjoined.go: who is refused
-//	folder.go        the mark; foreign.go and adopt.go: shards of other servers; survey.go: what is on disk
+//	folder.go        the mark; adopt.go: folders of another server are adopted; survey.go: what these have
 //	boot.go          whether the machine went down while the node ran
 //	membership.go    what meta nodes ask and say: join, leave, who are you
 //	listener.go      one port for several servers and protocols; certificates.go
-//	config.go        influxdb.conf; engineconfig.go and enginehelp.go: what is the engine's in it
+//	config.go        influxdb.conf; engineconfig.go: the engine's sections; foreign.go: files of other products
 //	authorize.go     what users may do; needs.go: what each statement needs; restrictions.go; ldap.go
 //	store.go         what the executor of InfluxQL takes for the store; http.go: what the HTTP API does
 //	sweep.go         removes shards that were dropped
 //	clocks.go        what time it is here and for others; memory.go: how much memory there is
-//	observe.go       statistics and diagnostics; overview.go: for the page; shardstatus.go, querylog.go, disks.go
+//	observe.go       statistics and diagnostics; metrichelp.go and enginehelp.go say what each one counts
+//	overview.go      what the page asks of this node; shardstatus.go, querylog.go, disks.go
 //	command.go       the commands of influxd
 //
 // Begin with Open and openParts in node.go.

@@ -17,7 +17,7 @@
 // # Two ways
 //
 //	             Export and Import                      Files and Fill
-//	used by      backup, restore, copy-shard            a repair of a missing copy
+//	used by      backup, restore, copies, rebalance     a repair of a missing copy
 //	what goes    one tar of TSM files                   file by file: TSM files and tombstones
 //	deletes      carried out on the files that leave    go along as tombstones
 //	checksum     one behind the stream                  one for each file
