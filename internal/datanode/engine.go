@@ -13,6 +13,7 @@ import (
 	"concord/internal/entropy/scrub"
 	"concord/internal/entropy/tsmfile"
 	"concord/internal/fulldisk"
+	"concord/internal/seriesindex"
 	"concord/internal/writecache"
 )
 
@@ -36,6 +37,15 @@ func (n *Node) openStore() error {
 	fields, err := fieldindex.BeforeOpen(n.fieldFolders())
 	if err != nil {
 		return fmt.Errorf("look for indexes of fields in %s that cannot be loaded: %w", n.cfg.Data.Dir, err)
+	}
+	if n.cfg.Data.Index == tsdb.TSI1IndexName {
+		made, err := seriesindex.BeforeOpen(n.cfg.Data.Dir, n.cfg.Data.WALDir)
+		if err != nil {
+			return fmt.Errorf("look for shards in %s that were being made when the node ended: %w", n.cfg.Data.Dir, err)
+		}
+		for _, shard := range made {
+			n.log.Info("Finished to make a shard", zap.String("path", shard))
+		}
 	}
 	if err := n.Store.Open(); err != nil {
 		return fmt.Errorf("open the storage engine in %s: %w", n.cfg.Data.Dir, err)

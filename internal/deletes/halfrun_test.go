@@ -204,7 +204,7 @@ func TestNothingIsForgottenWhileANodeDoesNotSayWhatItRan(t *testing.T) {
 	if old.holds(time.Now()) {
 		t.Error("versions are kept for ever")
 	}
-	var counts deleteCounts
+	counts := newDeleteCounts(1)
 	begins := time.Now()
 	counts.begin(db, "lost", announcer{at: begins, node: 7})
 	if counts.giveUp(begins) || !counts.giveUp(begins.Add(longestDelete+time.Second)) || len(counts.began) != 0 {

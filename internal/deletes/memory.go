@@ -18,7 +18,7 @@ import (
 type Memory struct {
 	shards   Shards
 	removals removals
-	counts   deleteCounts
+	counts   *deleteCounts
 	halfRun  halfRun
 
 	mu        sync.Mutex
@@ -32,7 +32,7 @@ type Shards interface {
 
 // NewMemory returns the memory of a node that knows of no delete. Its counts begin elsewhere after each restart.
 func NewMemory(shards Shards) *Memory {
-	return &Memory{shards: shards, counts: deleteCounts{base: rand.Uint64()>>1 | 1}}
+	return &Memory{shards: shards, counts: newDeleteCounts(rand.Uint64()>>1 | 1)}
 }
 
 // BeginWrite begins to write points of one version to a shard. It returns those that no newer delete removes. A delete
@@ -118,14 +118,12 @@ func (m *Memory) DeletesSeen(shard uint64) uint64 {
 }
 
 // HoldDeletes keeps deletes of a shard's database from being announced or run here until release is called. When one
-// was since DeletesSeen returned seen, or is under way, ok is false: what was read elsewhere since then may have been
-// deleted, or be about to be.
+// was since DeletesSeen returned seen, is under way, or waits, ok is false: what was read elsewhere since then may have
+// been deleted, or be about to be. It does not wait itself, so the caller may have locks.
 func (m *Memory) HoldDeletes(shard, seen uint64) (release func(), ok bool) {
 	sh, known := m.shards.Shard(shard)
-	m.counts.mu.RLock()
-	if known && m.counts.count(sh.Database) == seen && !m.counts.underWay(sh.Database, time.Now()) {
-		return m.counts.mu.RUnlock, true
+	if !known {
+		return nil, false
 	}
-	m.counts.mu.RUnlock()
-	return nil, false
+	return m.counts.hold(sh.Database, seen)
 }

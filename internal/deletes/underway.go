@@ -13,9 +13,13 @@ const longestDelete = 2 * deleteTimeout
 
 // deleteCounts counts the deletes of each database.
 type deleteCounts struct {
-	mu   sync.RWMutex // held for reading while repairs write points that a delete must not miss
+	mu   sync.RWMutex // never held for long: each write of a client asks
 	base uint64       // random for each process
 	m    map[string]uint64
+	// held is how many repairs write points of each database that a delete must not miss. A delete that wants to begin
+	// waits for them, and lets no more of them begin.
+	held     map[string]int
+	released sync.Cond // of mu; when one of held has ended
 	// began are the deletes that were announced and have not ended: some nodes may have run
 	// them, and others not yet. By database and ID.
 	began map[string]map[string]announcer
@@ -31,30 +35,58 @@ type announcer struct {
 	above order.Version // for a delete that this node may have to keep for others: its version is greater
 }
 
-// begin notes that a delete is under way. It reports false for one that has ended: its announcement came late.
+func newDeleteCounts(base uint64) *deleteCounts {
+	c := &deleteCounts{
+		base: base, m: make(map[string]uint64), held: make(map[string]int),
+		began: make(map[string]map[string]announcer), ended: make(map[string]time.Time),
+	}
+	c.released.L = &c.mu
+	return c
+}
+
+// begin notes that a delete is under way, and waits for repairs that hold it back. It reports false for one that has
+// ended: its announcement came late.
 func (c *deleteCounts) begin(db, id string, a announcer) bool {
-	c.next(db)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, late := c.ended[id]; late {
-		return false
+	c.m[db]++
+	for {
+		if _, late := c.ended[id]; late {
+			return false
+		}
+		if c.began[db] == nil {
+			c.began[db] = make(map[string]announcer)
+		}
+		c.began[db][id] = a
+		if c.held[db] == 0 {
+			return true
+		}
+		c.released.Wait()
 	}
-	if c.began == nil {
-		c.began = make(map[string]map[string]announcer)
+}
+
+// hold keeps deletes of a database from beginning until release is called, unless one is under way, or the count is not
+// what seen returned.
+func (c *deleteCounts) hold(db string, seen uint64) (release func(), ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.count(db) != seen || c.underWay(db, time.Now()) {
+		return nil, false
 	}
-	if c.began[db] == nil {
-		c.began[db] = make(map[string]announcer)
-	}
-	c.began[db][id] = a
-	return true
+	c.held[db]++
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.held[db]--; c.held[db] == 0 {
+			delete(c.held, db)
+			c.released.Broadcast()
+		}
+	}, true
 }
 
 // giveUp ends the deletes that have taken longer than a delete may take. It reports whether another node announced one
 // of them.
 func (c *deleteCounts) giveUp(now time.Time) (announced bool) {
-	if !c.late(now) { // a lock for writing would hold up all that ask while a repair writes points
-		return false
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for db, began := range c.began {
@@ -69,20 +101,6 @@ func (c *deleteCounts) giveUp(now time.Time) (announced bool) {
 		}
 	}
 	return announced
-}
-
-// late reports whether a delete has taken longer than a delete may take.
-func (c *deleteCounts) late(now time.Time) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	for _, began := range c.began {
-		for _, a := range began {
-			if now.Sub(a.at) > longestDelete {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // oldest returns when the oldest delete began that is under way.
@@ -144,9 +162,9 @@ func (c *deleteCounts) runsAlone() bool {
 
 // end ends a delete. That changes the count, too: what was read before may be deleted.
 func (c *deleteCounts) end(db, id string, now time.Time) {
-	c.next(db)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.m[db]++
 	if delete(c.began[db], id); len(c.began[db]) == 0 {
 		delete(c.began, db)
 	}
@@ -155,9 +173,6 @@ func (c *deleteCounts) end(db, id string, now time.Time) {
 
 // noteEnd remembers that a delete has ended. mu must be held.
 func (c *deleteCounts) noteEnd(id string, now time.Time) {
-	if c.ended == nil {
-		c.ended = make(map[string]time.Time)
-	}
 	for id, at := range c.ended {
 		if now.Sub(at) > longestDelete {
 			delete(c.ended, id)
@@ -197,15 +212,6 @@ func (c *deleteCounts) underWay(db string, now time.Time) bool {
 	return false
 }
 
-func (c *deleteCounts) next(db string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.m == nil {
-		c.m = make(map[string]uint64)
-	}
-	c.m[db]++
-}
-
 func (c *deleteCounts) count(db string) uint64 { return c.base + c.m[db] }
 
 // seen returns the count of a database. While a delete is under way, each call returns another one.
@@ -214,7 +220,9 @@ func (c *deleteCounts) seen(db string) uint64 {
 	n, under := c.count(db), c.underWay(db, time.Now())
 	c.mu.RUnlock()
 	if under {
-		c.next(db)
+		c.mu.Lock()
+		c.m[db]++
+		c.mu.Unlock()
 	}
 	return n
 }

@@ -95,7 +95,7 @@ func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 		t.Fatal("a delete that was refused is still under way")
 	}
 	release()
-	var counts deleteCounts
+	counts := newDeleteCounts(1)
 	now := time.Now()
 	counts.begin(db, "lost", announcer{at: now})
 	if !counts.underWay(db, now) || counts.underWay("other", now) ||
@@ -188,6 +188,45 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 	}
 	if !held() {
 		t.Error("a delete that has run is under way")
+	}
+}
+
+// A delete waits for a repair that holds it back for long, which opens a large shard for example. Nobody else waits:
+// clients write meanwhile, other nodes are answered, and a repair that would hold the delete back, too, gives way.
+func TestOnlyTheDeleteWaitsForARepair(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.node(t)
+	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	release, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
+	if !ok {
+		t.Fatal("a delete is under way")
+	}
+	done := make(chan error, 1)
+	go func() {
+		done <- w.deletes.runDelete(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}, false)
+	}()
+	await(t, "the delete waits, and no other repair holds it back", func() bool {
+		second, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
+		if ok {
+			second()
+		}
+		return !ok
+	})
+	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "other v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	w.Keeps()
+	select {
+	case err := <-done:
+		t.Fatalf("the delete ran while it was held back: %v", err)
+	default:
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -52,8 +52,9 @@ func (it queued) record() entropy.RepairRecord {
 	return r
 }
 
-// queue is the durable list of shards to repair. Reads come from memory;
-// each change is on disk before its method returns. Safe for concurrent use.
+// queue is the durable list of shards to repair. Reads come from memory; each change is on disk before its method
+// returns. What came of an attempt counts in memory also when it cannot be written: a repair would be tried again
+// without a pause otherwise. Safe for concurrent use.
 type queue struct {
 	db *bbolt.DB
 
@@ -267,6 +268,7 @@ func (q *queue) fail(id uint64, now time.Time, cause error) error {
 	it.Since++
 	it.Next = now.Add(backoff(it.Since))
 	it.Error = cause.Error()
+	q.items[id] = it // first: it is not tried again at once either when the disk does not take it
 	return q.store(it)
 }
 
@@ -281,6 +283,7 @@ func (q *queue) postpone(id uint64, now time.Time, cause error) error {
 	}
 	it.Next = now.Add(min(max(now.Sub(it.Added), minBackoff), maxWait))
 	it.Error = cause.Error()
+	q.items[id] = it
 	return q.store(it)
 }
 
@@ -292,19 +295,20 @@ func backoff(attempts int) time.Duration {
 	return min(minBackoff<<(max(attempts, 1)-1), maxBackoff)
 }
 
+// remove takes a shard from the queue. Where that cannot be written, the shard is queued again after a restart.
 func (q *queue) remove(id uint64) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if _, ok := q.items[id]; !ok {
 		return nil
 	}
+	delete(q.items, id)
 	err := q.db.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(queueBucket).Delete(binary.BigEndian.AppendUint64(nil, id))
 	})
 	if err != nil {
 		return fmt.Errorf("take shard %d from the repair queue: %w", id, err)
 	}
-	delete(q.items, id)
 	return nil
 }
 

@@ -244,6 +244,36 @@ func TestBackoffBeginsAnewDuringAnAttempt(t *testing.T) {
 	}
 }
 
+// A queue that cannot be written makes no repair run again and again without a pause.
+func TestAttemptsCountWhenTheQueueCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	q, _, err := openQueue(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Unix(1_700_000_000, 0)
+	for id := range uint64(3) {
+		if err := q.put(id, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := q.close(); err != nil { // nothing is written any more
+		t.Fatal(err)
+	}
+	for what, err := range map[string]error{
+		"fail": q.fail(0, now, errors.New("a reason")), "postpone": q.postpone(1, now, errors.New("a reason")),
+		"remove": q.remove(2),
+	} {
+		if err == nil {
+			t.Errorf("%s says that it was written", what)
+		}
+	}
+	left := q.list()
+	if len(left) != 2 || !left[0].Next.After(now) || !left[1].Next.After(now) {
+		t.Errorf("queued are %+v, want two, to be tried later", left)
+	}
+}
+
 func TestQueueRecordWithBadChecksumKeepsItsPlace(t *testing.T) {
 	t.Parallel()
 	v, err := encodeQueued(queued{ID: 7, Attempts: 3})
