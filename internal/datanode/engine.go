@@ -83,7 +83,7 @@ func written(store *tsdb.Store) map[uint64]time.Time {
 // foundByGate notes damage that a compaction would have met, and has it healed.
 func (n *Node) foundByGate(shard uint64, found []*tsmfile.Damage) {
 	if err := n.memory.Found(shard, found...); err != nil {
-		n.log.Error("Cannot note damage", zap.Uint64("db_shard_id", shard), zap.Error(err))
+		n.log.Error("Cannot store that a file of a shard is damaged", zap.Uint64("db_shard_id", shard), zap.Error(err))
 	}
 	if e := n.suspects.Load(); e != nil {
 		e.Suspect(shard)

@@ -55,7 +55,7 @@ var (
 	ErrOnItsWay = errors.New("hinted handoff is not done")
 	// ErrNoFiles is why a missing copy is not made out of files: a write began it meanwhile, or the files of the source
 	// are damaged.
-	ErrNoFiles = errors.New("no copy of files")
+	ErrNoFiles = errors.New("the copy cannot be made of another owner's files")
 	// ErrSourceNotWhole is why a missing copy is not made out of a source's files: that copy lacks something itself.
 	ErrSourceNotWhole = errors.New("the source's copy is not whole")
 	// ErrNoVersions says that points have no versions on a node.

@@ -145,7 +145,7 @@ func (s Set) EqualRoots(ctx context.Context, until int64) (bool, error) {
 	equal := true
 	for _, r := range roots {
 		if r.Err != nil {
-			errs = append(errs, fmt.Errorf("root of node %d: %w", r.Node.ID, r.Err))
+			errs = append(errs, fmt.Errorf("digest of shard %d on %s: %w", s.Shard.ID, r.Node.TCPAddr, r.Err))
 		}
 		equal = equal && r.Value == roots[0].Value
 	}
@@ -160,7 +160,7 @@ func (s Set) Unchanged(ctx context.Context) (bool, error) {
 	for _, c := range s.Copies {
 		m, err := c.Replica.States(ctx, []uint64{s.Shard.ID})
 		if err != nil {
-			return false, fmt.Errorf("state of node %d: %w", c.ID, err)
+			return false, fmt.Errorf("state of shard %d on %s: %w", s.Shard.ID, c.TCPAddr, err)
 		}
 		if m[s.Shard.ID].LastModified != c.State.LastModified || !m[s.Shard.ID].Exists {
 			return false, nil
@@ -173,6 +173,7 @@ func (s Set) Unchanged(ctx context.Context) (bool, error) {
 func (s Set) Reconciled(until int64) []reconcile.Owner {
 	out := make([]reconcile.Owner, len(s.Copies))
 	for i, c := range s.Copies {
+		out[i].Addr = c.TCPAddr
 		out[i].List = func(ctx context.Context, fn func(*digest.SeriesField) error) error {
 			return c.Replica.Digests(ctx, s.Shard, until, fn)
 		}

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -90,13 +89,14 @@ func (r Rateless) find(ctx context.Context, owners []Owner) ([]Difference, error
 
 // summaries are the sets of windows of all owners.
 type summaries struct {
+	owners []Owner
 	mine   *Spool    // of this node
 	theirs []Summary // of the others, by their place; nil for this node
 }
 
 // summarize opens the summaries of all owners. The caller closes what it returns, also with an error.
 func (r Rateless) summarize(ctx context.Context, key uint64, owners []Owner, own int) (*summaries, error) {
-	all := &summaries{theirs: make([]Summary, len(owners))}
+	all := &summaries{owners: owners, theirs: make([]Summary, len(owners))}
 	// Summaries outlive this group's context.
 	var open errgroup.Group
 	for i, o := range owners {
@@ -107,7 +107,7 @@ func (r Rateless) summarize(ctx context.Context, key uint64, owners []Owner, own
 				all.theirs[i], err = o.Summarize(ctx, key)
 			}
 			if err != nil {
-				return fmt.Errorf("owner %d: %w", i, err)
+				return o.failed(err)
 			}
 			return nil
 		})
@@ -140,7 +140,7 @@ func (all *summaries) decode(ctx context.Context, key uint64) ([]*riblt.Decoder,
 		}
 		g.Go(func() (err error) {
 			if found[i], err = decode(ctx, key, all.mine, s); err != nil {
-				return fmt.Errorf("owner %d: %w", i, err)
+				return all.owners[i].failed(err)
 			}
 			return nil
 		})
@@ -257,7 +257,7 @@ func (c *comparison) name(ctx context.Context, all *summaries) error {
 	for owner, hashes := range ask {
 		for part := range slices.Chunk(hashes, MaxHashes) {
 			if err := c.nameTheirs(ctx, all.theirs[owner], part); err != nil {
-				return fmt.Errorf("owner %d: %w", owner, err)
+				return all.owners[owner].failed(err)
 			}
 		}
 	}

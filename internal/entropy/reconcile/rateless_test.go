@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -224,10 +225,17 @@ func TestRatelessDoesWithoutALiarsAnswers(t *testing.T) {
 func TestErrorsOfOwnersAreErrors(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("link cut")
-	far := Owner{List: list().List, Summarize: func(context.Context, uint64) (Summary, error) { return nil, broken }}
-	if err := (Rateless{}).Differences(t.Context(), []Owner{list(), far}, nil); !errors.Is(err, broken) {
-		t.Errorf("got %v", err)
+	far := Owner{
+		Addr: "data2:8088", List: func(context.Context, func(*digest.SeriesField) error) error { return broken },
+		Summarize: func(context.Context, uint64) (Summary, error) { return nil, broken },
 	}
+	for _, r := range []Reconciler{Flat{}, Rateless{}} {
+		err := r.Differences(t.Context(), []Owner{list(), far}, nil)
+		if !errors.Is(err, broken) || !strings.Contains(err.Error(), "compare with owner data2:8088: link cut") {
+			t.Errorf("%T: got %v", r, err)
+		}
+	}
+	far.List = list().List
 	if err := (Rateless{Dir: "/dev/null/x"}).Differences(t.Context(), []Owner{list(), far}, nil); err == nil {
 		t.Error("no error without a folder for temporary files")
 	}

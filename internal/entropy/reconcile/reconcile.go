@@ -20,9 +20,13 @@ type Source func(ctx context.Context, fn func(*digest.SeriesField) error) error
 // Owner is one copy of a shard. Summarize opens its summary, and is nil for
 // this node's own copy; key is that of the hashes.
 type Owner struct {
+	Addr      string // of its node, for errors
 	List      Source
 	Summarize func(ctx context.Context, key uint64) (Summary, error)
 }
+
+// failed says that a comparison with the owner failed.
+func (o Owner) failed(err error) error { return fmt.Errorf("compare with owner %s: %w", o.Addr, err) }
 
 // Difference is one series-field in which at least two owners differ.
 type Difference struct {
@@ -99,7 +103,7 @@ func (Flat) Differences(ctx context.Context, owners []Owner, fn func(Difference)
 		g.Go(func() error {
 			defer close(s.ch)
 			if err := s.read(o.List); err != nil {
-				return fmt.Errorf("owner %d: %w", i, err)
+				return o.failed(err)
 			}
 			s.whole = true
 			return nil

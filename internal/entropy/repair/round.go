@@ -1,9 +1,11 @@
 package repair
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"concord/internal/entropy"
@@ -51,7 +53,7 @@ func (r *Repair) rounds(ctx context.Context) (*round, error) {
 				missing)
 		}
 		if this.number >= maxRounds && !this.overflow {
-			return nil, fmt.Errorf("owners of shard %d still differ after %d rounds", r.id, this.number)
+			return nil, fmt.Errorf("owners %s of shard %d still differ after %d rounds", r.addrs(), r.id, this.number)
 		}
 		if this.open > 0 { // writes that are under way arrive meanwhile: what differs then is a real difference
 			select {
@@ -65,6 +67,19 @@ func (r *Repair) rounds(ctx context.Context) (*round, error) {
 		}
 		last = this
 	}
+}
+
+// addrs names the owners that take part.
+func (r *Repair) addrs() string { return strings.Join(r.set.Addrs(), ", ") }
+
+// seriesFields counts the series-fields of differences, which are in order. Those of one are next to each other.
+func seriesFields(diffs []reconcile.Difference) (n int) {
+	for i, d := range diffs {
+		if i == 0 || d.Field != diffs[i-1].Field || !bytes.Equal(d.Series, diffs[i-1].Series) {
+			n++
+		}
+	}
+	return n
 }
 
 // hearOfDeletes asks the copies which deletes they have heard of. The next round reads all points anew: only deletes
@@ -101,7 +116,8 @@ func (r *Repair) round(ctx context.Context, this, last *round) error {
 	record := r.Record()
 	if this.overflow {
 		if record.Points == before && r.refused.Size() == known && len(this.diffs) > 0 {
-			return fmt.Errorf("repair of shard %d makes no progress", r.id)
+			return fmt.Errorf("a round of the repair of shard %d changed nothing, and owners %s still differ in %d "+
+				"series-fields or more", r.id, r.addrs(), seriesFields(this.diffs))
 		}
 		return nil
 	}

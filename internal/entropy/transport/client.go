@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -62,7 +63,8 @@ func (p *peer) fail(err error) error {
 	case codes.OutOfRange:
 		return fmt.Errorf("node %s: %w", p.node.TCPAddr, reconcile.ErrTooLarge)
 	case codes.AlreadyExists, codes.Unimplemented: // a node of an older version
-		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrNoFiles, rpc.Message(err))
+		why := strings.ReplaceAll(rpc.Message(err), entropy.ErrNoFiles.Error()+": ", "") // which is said once
+		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrNoFiles, why)
 	case codes.DataLoss:
 		return fmt.Errorf("node %s: %w: %s", p.node.TCPAddr, entropy.ErrSourceNotWhole, rpc.Message(err))
 	case codes.Aborted:
