@@ -173,7 +173,9 @@ func (s *Service) loop(ctx context.Context) {
 		if now := s.meta.State(); now != seen {
 			s.follow(ctx)
 			if err := s.review(look{}); err != nil {
-				s.log.Error("Cannot store which shards are new", zap.Error(err))
+				s.log.Error("Cannot write copies.db: which shards this node got, and what its copies of them lack, "+
+					"is in memory only. After a restart, a copy that lacks older writes may count as whole",
+					zap.Error(err))
 			}
 			seen = now
 			continue

@@ -2,7 +2,7 @@ package copystate
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -259,7 +259,8 @@ func (x *exchanges) Lose(node, shard uint64) {
 // they are back.
 func (x *exchanges) NoteLacking(nodes []uint64, shard uint64) error {
 	if slices.Contains(nodes, x.meta.NodeID()) {
-		return errors.New("its own copy is one of them")
+		return fmt.Errorf("node %d is this node: its copy of shard %d cannot lack what it has itself",
+			x.meta.NodeID(), shard)
 	}
 	x.mu.Lock()
 	for _, node := range nodes {

@@ -92,7 +92,8 @@ func (l *ledger) saveDue() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
-		l.log.Error("Cannot store what nodes keep for each other", zap.Error(err))
+		l.log.Error("Cannot write copies.db, and goes on trying: the latest of what nodes keep for each other is in "+
+			"memory only. After a restart, this node has to hear it again from nodes that answer", zap.Error(err))
 		for id := range c.tables {
 			l.holders.dirty[id] = true
 		}
@@ -138,7 +139,9 @@ func (l *ledger) compare(r remembered) (back bool) {
 	l.mu.Unlock()
 	// Before it is told: a start that others remember, and these folders do not, makes them look older than they were.
 	if err := l.store.save(change{self: &next}); err != nil {
-		l.log.Error("Cannot store the place of this node among its starts", zap.Error(err))
+		l.log.Error("Cannot write copies.db, and goes on trying: which names and starts of its folders other nodes "+
+			"remember. Until it is written, they may not learn what this node keeps for them. A restart loses nothing",
+			zap.Error(err))
 		return back
 	}
 	l.mu.Lock()
@@ -195,7 +198,9 @@ func (l *ledger) heardMost() {
 	}
 	next.Reached = 0
 	if err := l.store.save(change{self: &next}); err != nil {
-		l.log.Error("Cannot store that other nodes have heard of this start", zap.Error(err))
+		l.log.Error("Cannot write copies.db, and goes on trying: that most other nodes have heard of this start is "+
+			"in memory only. A restart loses no more than that: if the folders of this node then turn out to be "+
+			"older than they were, it runs more deletes again than it has to", zap.Error(err))
 		return
 	}
 	l.mu.Lock()
@@ -212,7 +217,8 @@ func (l *ledger) saveLost() error {
 	l.mu.Unlock()
 	err := l.store.save(c)
 	if err != nil {
-		l.log.Error("Cannot store that copies on other nodes lack writes", zap.Error(err))
+		l.log.Error("Cannot write copies.db: which copies on other nodes lack writes that nobody keeps is in memory "+
+			"only. A restart forgets it for nodes that have not heard of it", zap.Error(err))
 	}
 	return err
 }

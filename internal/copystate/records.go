@@ -201,7 +201,8 @@ func (l *ledger) missed(shards []uint64, why string) error {
 		}
 	})
 	if err != nil {
-		l.log.Error("Cannot store that copies lack writes", zap.Error(err))
+		l.log.Error("Cannot write copies.db: that copies of this node lack writes is in memory only. After a "+
+			"restart, they may count as whole", zap.Error(err))
 	}
 	return err
 }

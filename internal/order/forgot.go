@@ -59,8 +59,8 @@ func (f *files) loadForgot(found onDisk) error {
 	}
 	switch {
 	case errors.Is(err, errForgotDamaged):
-		f.cfg.Log.Warn("It is not known any more what the journal of writes has forgotten", zap.String("path", path),
-			zap.Error(err))
+		f.cfg.Log.Warn("The record of what the journal of writes forgot is damaged: everything from before this "+
+			"start counts as forgotten", zap.String("path", path), zap.Error(err))
 		f.forgotAll = true
 		found.lostTo = found.newest // it may have said so
 	case errors.Is(err, fs.ErrNotExist):

@@ -145,7 +145,8 @@ func (f *files) giveUp() error {
 	since := f.since
 	f.mu.Unlock()
 	if news {
-		f.cfg.Log.Warn("The journal of writes is full: writes that are late by more may undo newer ones",
+		f.cfg.Log.Warn("The journal of writes reached its limit, and forgot older writes: a write that arrives late "+
+			"may undo a newer one",
 			zap.Time("begins", since.Time()), zap.Int64("max_bytes", f.cfg.MaxDisk))
 	}
 	// What it holds is too much, also when nothing can be stored: SetFloor stores it later.

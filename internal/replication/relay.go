@@ -3,9 +3,9 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -150,9 +150,11 @@ func (r *relays) try(ctx context.Context, n cluster.Node, one *relay) error {
 	}
 	client := rpc.NewReplicationClient(conn)
 	var (
-		writes errgroup.Group
-		mu     sync.Mutex
-		parts  = slices.Clone(one.parts) // with those that the owner does not take
+		writes  errgroup.Group
+		mu      sync.Mutex
+		parts   = slices.Clone(one.parts) // with those that the owner does not take
+		refused uint64                    // the shard of the first write that it does not take; 0 for none
+		reason  error                     // why not
 	)
 	writes.SetLimit(relayedAtOnce)
 	for _, a := range one.writes {
@@ -160,17 +162,25 @@ func (r *relays) try(ctx context.Context, n cluster.Node, one *relay) error {
 			ctx, cancel := context.WithTimeout(ctx, r.WriteTimeout)
 			defer cancel()
 			err := a.relay(ctx, client)
-			if err != nil && a.part {
-				mu.Lock()
-				defer mu.Unlock()
+			if err == nil {
+				return nil
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if refused == 0 {
+				refused, reason = a.request.ShardId, err
+			}
+			if a.part {
 				parts = append(parts, a.request.ShardId)
 			}
-			return err
+			return nil
 		})
 	}
-	if err := writes.Wait(); err != nil {
-		r.Log.Info("An owner does not take a write that only this node may have, as its sender went down",
-			zap.String("node", n.TCPAddr), zap.String("error", rpc.Message(err)))
+	writes.Wait()
+	if refused != 0 {
+		r.Log.Info("An owner does not take a write of a data node that went down, which only this node may have",
+			zap.String("node", n.TCPAddr), zap.String("sender", r.nameOf(one.tells.SenderNode)),
+			zap.Uint64("db_shard_id", refused), zap.String("error", rpc.Message(reason)))
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.WriteTimeout)
 	defer cancel()
@@ -219,11 +229,16 @@ func (r *relays) compare(ctx context.Context, m *rpc.ReceivedRequest) error {
 		if !r.received.lacks(m.Sender, sh.ShardId, sh.Writes) {
 			continue
 		}
-		from := fmt.Sprintf("data node %d", m.SenderNode)
-		if n, ok := r.Meta.DataNode(m.SenderNode); ok {
-			from = "data node " + n.TCPAddr
-		}
-		r.Copies.Lacks(sh.ShardId, "writes of "+from+", which went down, reached other owners only")
+		from := r.nameOf(m.SenderNode)
+		r.Copies.Lacks(sh.ShardId, "writes of data node "+from+", which went down, reached other owners only")
 	}
 	return nil
+}
+
+// nameOf is the address of a data node, and the ID of one that left the cluster.
+func (r *relays) nameOf(node uint64) string {
+	if n, ok := r.Meta.DataNode(node); ok {
+		return n.TCPAddr
+	}
+	return strconv.FormatUint(node, 10)
 }

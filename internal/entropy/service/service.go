@@ -219,7 +219,8 @@ func (s *Service) Suspect(id uint64) { s.checker.Suspect(id) }
 func (s *Service) Back(node uint64) {
 	if err := s.dispatcher.ownerBack(node); err != nil {
 		s.report.Errors.Add(1)
-		s.report.Log.Error("Cannot have failed repairs tried again", zap.Uint64("node", node), zap.Error(err))
+		s.report.Log.Error("A node is back, but its failed repairs cannot be brought forward: they wait for their "+
+			"usual pause", zap.String("node", s.cluster.Addr(node)), zap.Error(err))
 	}
 	s.checker.Soon()
 }

@@ -56,8 +56,10 @@ func boolValue(r *http.Request, key string) (bool, error) {
 
 // addMeta refuses a request for another cluster: a node that follows to a leader may come to one that lost its folder.
 func (m *memberRoutes) addMeta(r *http.Request) (any, error) {
-	if id := r.FormValue("cluster"); id != "" && !m.meta.isIn(id) {
-		return nil, errOtherCluster
+	if id := r.FormValue("cluster"); id != "" {
+		if err := m.meta.checkIn(id); err != nil {
+			return nil, err
+		}
 	}
 	addr := r.FormValue("addr")
 	if addr == "" {

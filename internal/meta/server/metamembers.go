@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -294,17 +293,26 @@ func (m *MetaMembers) checkRemoveMeta(ctx context.Context, addr string, force bo
 	return n, nil
 }
 
-var errOtherCluster = errors.New("cluster: not the one that this node is in")
+// errOtherCluster is the answer of a node in one cluster, 0 for none, to a request that names another one.
+func errOtherCluster(own uint64, named string) error {
+	if own == 0 {
+		return fmt.Errorf("this meta node is in no cluster, and the request is for cluster %q", named)
+	}
+	return fmt.Errorf("this meta node is in cluster %d, and the request is for cluster %q", own, named)
+}
 
-// isIn reports whether this node is in the cluster with that ID.
-func (m *MetaMembers) isIn(clusterID string) bool {
-	return clusterID == fmt.Sprint(m.server.State().Data.ClusterID)
+// checkIn returns an error unless this node is in the cluster with that ID.
+func (m *MetaMembers) checkIn(clusterID string) error {
+	if own := m.server.State().Data.ClusterID; clusterID != fmt.Sprint(own) {
+		return errOtherCluster(own, clusterID)
+	}
+	return nil
 }
 
 // forget makes this node one without a cluster, once the cluster with that ID has removed it.
 func (m *MetaMembers) forget(clusterID string) error {
-	if !m.isIn(clusterID) {
-		return errOtherCluster
+	if err := m.checkIn(clusterID); err != nil {
+		return err
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()

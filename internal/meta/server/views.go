@@ -77,7 +77,7 @@ func (a *API) serveWhoIs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if c := r.FormValue("cluster"); c != strconv.FormatUint(st.Data.ClusterID, 10) {
-		Reply(w, nil, errors.New("cluster: not the one that this node is in"))
+		Reply(w, nil, errOtherCluster(st.Data.ClusterID, c))
 		return
 	}
 	report := whois.Recorded(st, id)
