@@ -63,7 +63,7 @@ func Run[C any, N Node[C]](
 				err = node.Reload(c)
 			}
 			if err != nil {
-				log.Error("Kept the configuration: the new one is bad", zap.Error(err))
+				log.Error("Not reloaded: the new configuration is not valid, and the old one stays", zap.Error(err))
 				continue
 			}
 			log.Info("Reloaded what can change while the node runs")

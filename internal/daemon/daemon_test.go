@@ -51,7 +51,7 @@ func TestRunReloadsAndStopsOnSignals(t *testing.T) {
 		})
 	}()
 	<-opened
-	for _, want := range []string{"Kept the configuration", "Reloaded"} {
+	for _, want := range []string{"Not reloaded: ", "Reloaded"} {
 		syscall.Kill(os.Getpid(), syscall.SIGHUP)
 		if got := <-said; !strings.HasPrefix(got, want) {
 			t.Errorf("logged %q, want %q", got, want)

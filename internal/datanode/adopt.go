@@ -294,14 +294,14 @@ func (n *Node) tellOfAdoption() error {
 // adoption.
 func (n *Node) endMerges(ctx context.Context, shared []uint64) {
 	for n.copies.Noted(ctx, shared) {
-		err := n.Meta.Execute(cluster.EndMerges{Node: n.Meta.NodeID()})
-		if err == nil {
-			err = n.folder().endAdoption()
-		}
-		if err == nil {
+		if err := n.Meta.Execute(cluster.EndMerges{Node: n.Meta.NodeID()}); err != nil {
+			n.log.Warn("Cannot tell the meta nodes that the adoption has ended: answers carry a warning until they "+
+				"know. It is tried again", zap.Error(err))
+		} else if err := n.folder().endAdoption(); err != nil {
+			n.log.Warn("The adoption has ended, but its file cannot be removed. It is tried again", zap.Error(err))
+		} else {
 			return
 		}
-		n.log.Warn("The adoption is not over yet", zap.Error(err))
 		select {
 		case <-ctx.Done():
 		case <-time.After(endMergesAgain):

@@ -19,7 +19,7 @@ func TestWarningsAndKnownNewsAreEvents(t *testing.T) {
 	var l Log
 	log := l.Of(zap.NewNop()).With(zap.String("service", "anti-entropy"))
 	log.Debug("nobody wants to know")
-	log.Info("Checking status", zap.Int("shards", 3))
+	log.Info("Checking whether owners agree", zap.Int("shards", 3))
 	log.Info("Repair done", zap.Uint64("db_shard_id", 7), zap.Int("points", 12))
 	log.Warn("something odd", zap.String("node", "data2:8088"))
 	log.Warn("something odd", zap.String("node", "data2:8088"))

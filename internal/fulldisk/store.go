@@ -70,9 +70,11 @@ func New(store *writecache.Store, dropping *drops.Store, dirs []string, log *zap
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	for _, sh := range store.Shards(store.ShardIDs()) {
-		if err := newSegment(sh); err != nil {
-			s.log.Warn("Cannot begin a WAL segment", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
+		if err := newSegment(sh); full(err) {
 			s.Stall(sh.ID(), err)
+		} else if err != nil {
+			s.log.Warn("Cannot begin a WAL segment: writes to the shard go on in the last one, and where the end "+
+				"of that is damaged, the next start loses them", zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
 		}
 	}
 	for id, err := range store.GetBadShardList() {
@@ -193,7 +195,8 @@ func (s *Store) await(id uint64) {
 			continue
 		}
 		if err := s.reopen(id); err != nil {
-			s.log.Warn("Cannot open a shard anew", zap.Uint64("db_shard_id", id), zap.Error(err))
+			s.log.Warn("Cannot open a shard anew: it takes no writes until it was opened. It is tried again",
+				zap.Uint64("db_shard_id", id), zap.Error(err))
 			continue
 		}
 		s.mu.Lock()

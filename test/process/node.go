@@ -69,7 +69,7 @@ func (c *Cluster) newNode(name, program string) *Node {
 }
 
 // routine are messages that a node logs all the time.
-var routine = []string{`msg="Checking status"`, `msg="Skipped shards"`}
+var routine = []string{`msg="Checking whether owners agree"`, `msg="Did not compare some shards"`}
 
 // notable is a log without what is logged all the time.
 func notable(log string) string {

@@ -162,7 +162,7 @@ func (c *Checker) check(ctx context.Context, full bool) {
 		}
 		return
 	}
-	c.Report.Log.Info("Checking status", zap.Int("shards", len(shards)))
+	c.Report.Log.Info("Checking whether owners agree", zap.Int("shards", len(shards)))
 	c.Report.Checks.Add(1)
 
 	states, err := c.Cluster.States(ctx, shards...)
@@ -174,7 +174,7 @@ func (c *Checker) check(ctx context.Context, full bool) {
 		c.Report.Log.Warn("An owner does not tell of its copies: its shards are compared without them",
 			zap.String("node", c.Cluster.Addr(owner)), zap.Error(err))
 	}
-	skipped := 0
+	var skipped []skippedShard
 	for _, sh := range shards {
 		reason, err := c.shard(ctx, states.Set(sh))
 		switch {
@@ -183,17 +183,25 @@ func (c *Checker) check(ctx context.Context, full bool) {
 		case err != nil:
 			c.Report.Fail("Cannot check shard", sh.ID, err)
 		case reason != "":
-			skipped++
-			c.Report.Log.Debug("Skipped shard", zap.Uint64("db_shard_id", sh.ID), zap.String("reason", reason))
+			skipped = append(skipped, skippedShard{sh.ID, reason})
+			c.Report.Log.Debug("Did not compare a shard",
+				zap.Uint64("db_shard_id", sh.ID), zap.String("reason", reason))
 		}
 		c.postpone(sh.ID, c.secondLook())
 	}
-	if skipped > 0 {
-		c.Report.Log.Info("Skipped shards", zap.Int("shards", skipped))
+	if len(skipped) > 0 {
+		c.Report.Log.Info("Did not compare some shards", zap.Int("shards", len(skipped)),
+			zap.Uint64("db_shard_id", skipped[0].id), zap.String("reason", skipped[0].reason))
 	}
 	if full {
 		c.noteFull()
 	}
+}
+
+// skippedShard is a shard whose contents a check did not compare, and why.
+type skippedShard struct {
+	id     uint64
+	reason string
 }
 
 // dueShards are those of this node with other owners, or of them those to be looked at again, by ascending ID.

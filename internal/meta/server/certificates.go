@@ -30,10 +30,10 @@ func openCertificates(cfg *metaconfig.Config) (_ *certificates, err error) {
 		}
 	}()
 	if c.http, err = tlsmanager.New(cfg.MetaTLS(), c.monitor, "meta", tlsmanager.Anyone); err != nil {
-		return nil, fmt.Errorf("[meta] https: %w", err)
+		return nil, fmt.Errorf("[meta] https-enabled, for the HTTP API: %w", err)
 	}
 	if c.raft, err = tlsmanager.New(cfg.MetaTLS(), c.monitor, "raft", tlsmanager.Nodes); err != nil {
-		return nil, fmt.Errorf("[meta] https: %w", err)
+		return nil, fmt.Errorf("[meta] https-enabled, for Raft: %w", err)
 	}
 	if c.data, err = tlsmanager.New(cfg.DataTLS(), c.monitor, "meta to data", tlsmanager.Nodes); err != nil {
 		return nil, fmt.Errorf("[meta] data-use-tls: %w", err)
