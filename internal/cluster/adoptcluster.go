@@ -300,7 +300,8 @@ func (o AdoptDataNode) apply(s *State) (any, error) {
 			continue
 		}
 		if !n.Awaited && n.Identity != o.Identity {
-			return nil, fmt.Errorf("other folders are data node %d already", o.ID)
+			return nil, fmt.Errorf("the place of data node %d belongs to an influxd with other folders: influxd-ctl "+
+				"show has its address", o.ID)
 		}
 		n.HTTPAddr, n.Version, n.Identity, n.Awaited = o.HTTPAddr, o.Version, o.Identity, false
 		return *n, nil

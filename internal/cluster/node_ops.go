@@ -198,7 +198,8 @@ func (o ClaimDataNode) apply(s *State) (any, error) {
 			continue
 		}
 		if n.Identity != "" && n.Identity != o.Identity {
-			return nil, fmt.Errorf("other folders are data node %d already", o.ID)
+			return nil, fmt.Errorf("the place of data node %d belongs to an influxd with other folders: start this "+
+				"one with empty folders, and run influxd-ctl update-data to give it the place", o.ID)
 		}
 		n.Identity = o.Identity
 		return nil, nil

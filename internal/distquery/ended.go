@@ -73,10 +73,10 @@ func (o *owned) fail(node uint64, err error) error {
 	}
 	switch n := len(o.breaks.nodes); {
 	case n >= maxBroken:
-		o.breaks.final = fmt.Errorf("%d data nodes ended while they answered this query, and no other one is asked, for %w: %w",
-			n, ErrOwnerEnded, o.down[node])
+		o.breaks.final = fmt.Errorf("%d data nodes ended while they answered this query. No other one is asked: "+
+			"%w: %w", n, ErrOwnerEnded, o.down[node])
 	case end == unknownEnd:
-		o.breaks.final = fmt.Errorf("this query is given to no other data node, for %w: %w", ErrOwnerEnded, o.down[node])
+		o.breaks.final = fmt.Errorf("no other data node is asked this query: %w: %w", ErrOwnerEnded, o.down[node])
 	}
 	return o.breaks.final
 }

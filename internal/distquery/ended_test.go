@@ -109,7 +109,8 @@ func TestStatementThatEndsOwnersWithMemoryIsNotGivenToAll(t *testing.T) {
 			c, died := ends(t, plenty)
 			got := c.nodes[3].run(t, text, query.ExecutionOptions{})
 			if died.Load() != maxBroken ||
-				!strings.Contains(got, "2 data nodes ended while they answered this query, and no other one is asked") {
+				!strings.Contains(got, "2 data nodes ended while they answered this query. No other one is asked: "+
+					ErrOwnerEnded.Error()) {
 				t.Errorf("%d nodes ended: %s", died.Load(), got)
 			}
 		})

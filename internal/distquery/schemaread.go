@@ -99,7 +99,7 @@ func (r *schemaRead) openNode(asking context.Context, p peer, ids []uint64) (*no
 		n.first, not, err = n.receive()
 	}
 	if err == io.EOF {
-		err = errors.New("it ended before it began")
+		err = errors.New("it closed the answer without sending anything")
 	}
 	if err != nil {
 		n.cancel(nil)

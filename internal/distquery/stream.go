@@ -88,7 +88,7 @@ func (s *stream) await(asking context.Context, wanted func(*rpc.IteratorChunk) b
 	for {
 		c, err := s.next()
 		if err == io.EOF {
-			err = errors.New("it ended before it began")
+			err = errors.New("it closed the answer without sending anything")
 		}
 		if err != nil {
 			s.Close()

@@ -175,7 +175,7 @@ func (c *Cache) View(
 		if after.Deletes == before.Deletes {
 			if err := v.keep(); err != nil {
 				v.Close()
-				return nil, fmt.Errorf("digest cache: %w", err)
+				return nil, fmt.Errorf("write the digests of shard %d: %w", shard.ID(), err)
 			}
 			s.id, s.of, s.stamp, s.at = id, shard, before, time.Now()
 			return v, nil
@@ -237,7 +237,7 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 	}
 	w, err := createCache(c.dir, id)
 	if err != nil {
-		return nil, fmt.Errorf("digest cache: %w", err)
+		return nil, fmt.Errorf("write the digests of shard %d: %w", shard.ID(), err)
 	}
 	v := &View{file: w.file, path: c.path(id.shard), rng: id.rng}
 	var from oldRecords
@@ -268,7 +268,7 @@ func (c *Cache) refresh(ctx context.Context, shard *tsdb.Shard, id cacheID, old 
 		return nil, errors.Join(fmt.Errorf("digest of shard %d: %w", shard.ID(), err), w.drop())
 	}
 	if v.state, err = w.finish(state); err != nil {
-		return nil, errors.Join(fmt.Errorf("digest cache: %w", err), w.drop())
+		return nil, errors.Join(fmt.Errorf("write the digests of shard %d: %w", shard.ID(), err), w.drop())
 	}
 	v.count, v.totals = w.count, w.totals
 	return v, nil

@@ -101,7 +101,8 @@ func (l *Local) notOpened(id uint64) error {
 // kept aside: a write that reached no other copy would be lost with them.
 func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 	if lack := l.Copies.Lacks(id); !lack.Kind.Worse(copystate.Lost) || lack.Gen != gen {
-		return errors.New("the copy is not one that has to be made anew")
+		return fmt.Errorf("what this node's copy of shard %d lacks has changed since the repair asked: it is not "+
+			"removed", id)
 	}
 	if l.Store.Shard(id) == nil {
 		return nil

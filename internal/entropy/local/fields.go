@@ -63,7 +63,7 @@ func (l *Local) checkFields(ctx context.Context, sh *tsdb.Shard) error {
 		err = cache.Drop(id)
 	}
 	if err != nil {
-		return fmt.Errorf("digest cache: %w", err)
+		return fmt.Errorf("drop the digests of shard %d: %w", id, err)
 	}
 	return nil
 }

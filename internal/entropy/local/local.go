@@ -220,7 +220,7 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 	defer v.Close()
 	if v.Read > 0 {
 		if err := cache.Keep(func(id uint64) bool { return l.Store.Shard(id) != nil }); err != nil {
-			return fmt.Errorf("digest cache: %w", err)
+			return fmt.Errorf("sweep the digests of shards that are gone, after shard %d was read: %w", shard.ID, err)
 		}
 	}
 	return fn(v)
