@@ -147,7 +147,7 @@ func Load(path string) (*Manifest, error) {
 	}
 	m := &Manifest{}
 	if err := json.Unmarshal(b, m); err != nil {
-		return nil, fmt.Errorf("%s is no manifest: %w", path, err)
+		return nil, fmt.Errorf("%s is not a valid manifest: %w", path, err)
 	}
 	if m.Version > version {
 		return nil, fmt.Errorf("%s has version %d, this build reads %d", path, m.Version, version)

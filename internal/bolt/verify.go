@@ -41,7 +41,7 @@ type meta struct {
 
 var (
 	errNoMeta = errors.New("it does not begin with a valid meta page")
-	errTree   = errors.New("a page of its tree is none")
+	errTree   = errors.New("a page of its tree is not a bbolt page")
 )
 
 // readMeta reads the meta page that b begins with, as bbolt does.

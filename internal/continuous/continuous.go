@@ -179,7 +179,8 @@ func (s *Service) resume(queries []continuousQuery, now time.Time) {
 	}
 	s.ran, s.noted = make(map[cluster.ContinuousQuery]time.Time), time.Time{}
 	if err := s.meta.Refresh(); err != nil {
-		s.log.Warn("Going on with continuous queries from what this node knows", zap.Error(err))
+		s.log.Warn("No meta node answers: continuous queries go on from this node's copy, and may compute windows "+
+			"again", zap.Error(err))
 	}
 	until := make(map[cluster.ContinuousQuery]time.Time)
 	for _, r := range s.meta.State().ContinuousRuns {
@@ -225,12 +226,15 @@ func (s *Service) execute(q continuousQuery, now time.Time) bool {
 		}
 		s.rests[q.name()] = r
 		s.log.Warn("A continuous query rests: a data node may have ended because of it. Change the query, or give the "+
-			"data nodes more memory", zap.String("query", q.cq.Query), zap.Duration("for", r.pause), zap.Error(err))
-	case ran && err == nil:
+			"data nodes more memory", zap.String("database", q.db.Name), zap.String("name", q.cq.Name),
+			zap.String("query", q.cq.Query), zap.Duration("for", r.pause), zap.Error(err))
+	case err != nil:
+		s.log.Warn("A continuous query failed", zap.String("database", q.db.Name), zap.String("name", q.cq.Name),
+			zap.String("query", q.cq.Query), zap.Error(err))
+	case ran:
 		delete(s.rests, q.name())
 	}
 	if err != nil {
-		s.log.Info("A continuous query failed", zap.String("query", q.cq.Query), zap.Error(err))
 		s.failed.Add(1)
 	} else if ran {
 		s.ok.Add(1)

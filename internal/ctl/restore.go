@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -238,7 +237,7 @@ func (r *restoreRun) shard(ctx context.Context, e backup.Entry, m backup.Mapping
 	}
 	if len(done.Owners) == 0 {
 		fmt.Fprintln(r.out)
-		return errors.New("no owner took it")
+		return fmt.Errorf("restore shard %d: none of its owners %s stored it", m.Shard, strings.Join(m.Owners, ", "))
 	}
 	r.bytes += e.Size
 	fmt.Fprintf(r.out, "Done. Restored shard %d into shard %d in %s, %d bytes transferred\n",

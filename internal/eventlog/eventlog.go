@@ -53,7 +53,7 @@ var kinds = map[string]string{
 	"Repair needs an operator: owners refuse points that others have":                 "repair",
 	"Copied the files of a missing shard":                                             "repair",
 	"The rate of repairs was changed":                                                 "action",
-	"An operator asked for it on the page":                                            "action",
+	"An operator asked for an action on the page":                                     "action",
 	"A file of a shard is damaged":                                                    "damage",
 	"Damaged files were set aside":                                                    "damage",
 	"A damaged copy is healed":                                                        "damage",

@@ -85,7 +85,7 @@ func NewUsers(d Deps) *Users {
 	d.Log = d.Log.With(zap.String("service", "ldap"))
 	base, err := tlsmanager.Base(d.TLS)
 	if err != nil {
-		d.Log.Warn("Connections to LDAP servers use the TLS settings of Go", zap.Error(err))
+		d.Log.Warn("[tls] is not valid: connections to LDAP servers use Go's defaults", zap.Error(err))
 	}
 	u := &Users{
 		deps: d, base: base, running: make(chan struct{}, maxQuestions), waiting: make(chan struct{}, maxWaiting),

@@ -60,7 +60,7 @@ func (s *Server) makeRestored(ctx context.Context, r request) ([]backup.Mapping,
 func decode(b []byte) (*meta.Data, error) {
 	d := &meta.Data{}
 	if err := d.UnmarshalBinary(b); err != nil {
-		return nil, fmt.Errorf("this is no metadata: %w", err)
+		return nil, fmt.Errorf("this is not valid metadata: %w", err)
 	}
 	return d, nil
 }

@@ -92,7 +92,8 @@ func (s *Server) begin(c net.Conn) bool {
 		return false
 	}
 	if len(s.clients) >= maxWaiting {
-		s.refuse(c, fmt.Errorf("%d of them are under way", maxWaiting))
+		s.refuse(c, fmt.Errorf("%d backups and restores of InfluxDB OSS are under way: try again when one has ended",
+			maxWaiting))
 		return false
 	}
 	s.clients[c] = true

@@ -48,7 +48,7 @@ func (p *Page) shardRepair(w http.ResponseWriter, r *http.Request, l *login) err
 
 // acted logs what an operator did, and has all pages show it soon.
 func (p *Page) acted(l *login, what string, params url.Values) {
-	fields := []zap.Field{zap.String("what", what)}
+	fields := []zap.Field{zap.String("action", what)}
 	if l.name != "" {
 		fields = append(fields, zap.String("user", l.name))
 	}
@@ -58,7 +58,7 @@ func (p *Page) acted(l *login, what string, params url.Values) {
 	if v := params.Get("bytes"); v != "" {
 		fields = append(fields, zap.String("bytes", v))
 	}
-	p.deps.Log.Info("An operator asked for it on the page", fields...)
+	p.deps.Log.Info("An operator asked for an action on the page", fields...)
 	p.hub.soon()
 }
 

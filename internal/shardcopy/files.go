@@ -194,7 +194,7 @@ func (g stage) begin(files []*rpc.FilesChunk_File) (done, total int64, err error
 	of := make(map[string]bool, len(files))
 	for _, f := range files {
 		if !travels(f.Name) || of[f.Name] || f.From < 0 || f.From > f.Size {
-			return 0, 0, fmt.Errorf("%q of %d bytes, from %d, is no file of a shard", f.Name, f.Size, f.From)
+			return 0, 0, fmt.Errorf("%q of %d bytes, from %d, is not a valid file of a shard", f.Name, f.Size, f.From)
 		}
 		of[f.Name] = true
 		done, total = done+f.From, total+f.Size

@@ -98,7 +98,7 @@ func (s *Server) fill(ctx context.Context, r *rpc.FillRequest, progress func(don
 		zap.Duration("duration", time.Since(started)),
 	}
 	if err != nil {
-		s.Log.Info("Files of a missing shard did not come", append(fields, zap.Error(err))...)
+		s.Log.Info("A missing shard was not made out of another owner's files", append(fields, zap.Error(err))...)
 		return fmt.Errorf("files of shard %d from %s: %w", r.ShardId, r.Source, err)
 	}
 	s.Log.Info("Made a missing shard out of another owner's files", fields...)

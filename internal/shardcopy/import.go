@@ -109,7 +109,7 @@ func gather(ctx context.Context, r io.Reader, dir string) error {
 			continue
 		}
 		if _, _, err := tsm1.DefaultParseFileName(name); err != nil {
-			return fmt.Errorf("%q is no name of a TSM file", h.Name)
+			return fmt.Errorf("%q is not a valid name of a TSM file", h.Name)
 		}
 		if err := writeFile(filepath.Join(dir, name), tr); err != nil {
 			return err

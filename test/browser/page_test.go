@@ -204,7 +204,7 @@ func TestPauseAndRateChangeOnThePage(t *testing.T) {
 	tb.click("#resume")
 	tb.waitText("#controls", "Repairs are taken")
 	tb.view("events")
-	tb.waitText("main", "asked for it on the page")
+	tb.waitText("main", "asked for an action on the page")
 }
 
 func TestMetaNodeSaysWhereQueriesAreAnswered(t *testing.T) {

@@ -22,11 +22,11 @@ func EncodeMeta(d *meta.Data) ([]byte, error) {
 func DecodeMeta(b []byte) (*meta.Data, error) {
 	var p backup_util.PortablePacker
 	if err := p.UnmarshalBinary(b); err != nil {
-		return nil, fmt.Errorf("this is no metadata: %w", err)
+		return nil, fmt.Errorf("this is not valid metadata: %w", err)
 	}
 	d := &meta.Data{}
 	if err := d.UnmarshalBinary(p.Data); err != nil {
-		return nil, fmt.Errorf("this is no metadata: %w", err)
+		return nil, fmt.Errorf("this is not valid metadata: %w", err)
 	}
 	return d, nil
 }

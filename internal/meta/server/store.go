@@ -179,7 +179,7 @@ func serverID(log *raftboltdb.BoltStore) (raft.ServerID, error) {
 		err = log.Set(key, id)
 	}
 	if b, e := hex.DecodeString(string(id)); err == nil && (e != nil || len(b) != 8) {
-		err = fmt.Errorf("%q is not one", id)
+		err = fmt.Errorf("ServerID is %q, not 16 hex digits", id)
 	}
 	return raft.ServerID(id), err
 }
