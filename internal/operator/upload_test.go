@@ -92,7 +92,7 @@ func TestRestoreBeginsWithABoundedBody(t *testing.T) {
 	if got := <-first; !strings.Contains(got, `400 {"error":"restore: unexpected EOF"}`) {
 		t.Error(got)
 	}
-	if got := begin(strings.NewReader(`{}`)); !strings.Contains(got, `no metadata`) {
+	if got := begin(strings.NewReader(`{}`)); !strings.Contains(got, `this is not valid metadata`) {
 		t.Error(got)
 	}
 }
