@@ -243,8 +243,10 @@ func (d *Service) record(r *rpc.Delete) error {
 // shardsClosed is how long a delete waits for shards that are closed. It fails then, and runs again later.
 const shardsClosed = 30 * time.Second
 
-// execute runs a delete on this node's store while no shard of the database is closed.
+// execute runs a delete on this node's store while no shard of the database is closed, and no other delete of the same
+// measurement runs.
 func (d *Service) execute(r *rpc.Delete) error {
+	defer d.turn(r)()
 	ctx, cancel := context.WithTimeout(context.Background(), shardsClosed)
 	defer cancel()
 	end, err := d.deps.Store.BeginDelete(ctx, r.Database)

@@ -99,6 +99,7 @@ type Service struct {
 	started uint64             // when this process was started, in nanoseconds
 	numbers atomic.Uint64      // of deletes that began on this node, for their IDs
 	running singleflight.Group // deletes, by ID
+	turns   sync.Map           // *turns by database
 
 	mu     sync.RWMutex // held for reading while a delete starts, so that Close waits for it
 	opened bool
