@@ -104,6 +104,7 @@ type Events struct {
 	Heard func(node uint64)          // a node answers after a silence
 	Gone  func(node, process uint64) // all processes of node are gone except process; 0: all are gone
 	Found func(shard uint64)         // a copy here was found to lack something, 0 for several
+	Ready func()                     // the copies of this node take part in repairs from now on: see Service.Ready
 	// Clock is told how far the clock of another node is ahead. It may be nil.
 	Clock func(node cluster.Node, ahead, margin time.Duration)
 }

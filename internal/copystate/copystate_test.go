@@ -52,6 +52,7 @@ type node struct {
 	began  uint64         // Order.Began; beganAt when 0
 	giveUp chan struct{}  // GiveUp waits until it is closed; nil for not
 	found  map[uint64]int // how often a copy was found to lack something
+	ready  int            // how often the copies were said to be ready
 	up     bool
 	behind *cluster.State // the metadata that it has; nil for the newest
 
@@ -123,6 +124,7 @@ func (w *world) start(id uint64) {
 		Events: Events{
 			Heard: func(id uint64) { n.get(func() bool { n.back = append(n.back, id); return true }) },
 			Found: func(shard uint64) { n.get(func() bool { n.found[shard]++; return true }) },
+			Ready: func() { n.get(func() bool { n.ready++; return true }) },
 			Gone: func(id, process uint64) {
 				n.get(func() bool {
 					if process == 0 {

@@ -35,6 +35,7 @@ type exchanges struct {
 	processMu   sync.Mutex // held while a new process of a node is noted and told
 	goingBackMu sync.Mutex // held while folders that are older than they were are dealt with
 	backFailed  bool       // it was logged that this fails; guarded by goingBackMu
+	saidReady   bool       // events.Ready was called; guarded by mu
 
 	wg    sync.WaitGroup
 	stats struct{ exchanges, failed, announced atomic.Int64 }
@@ -52,12 +53,14 @@ func newExchanges(l *ledger, deps Deps) *exchanges {
 // Ready reports whether enough other nodes were heard since the start. Before, the folders of this node may have gone
 // back without its knowing: it sends nothing that it kept, and its copies take no part in repairs.
 func (x *exchanges) Ready() bool {
-	if !x.ready.Load() || !x.enough.Load() {
-		return false
-	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return !x.folders.goingBack()
+	return x.isReady()
+}
+
+// isReady is Ready. mu must be held.
+func (x *exchanges) isReady() bool {
+	return x.ready.Load() && x.enough.Load() && !x.folders.goingBack()
 }
 
 // follow starts and ends exchanges as nodes come and go.
@@ -149,6 +152,10 @@ func (x *exchanges) settle() {
 		for _, p := range x.peers {
 			notify(p.kick)
 		}
+	}
+	if x.isReady() && !x.saidReady {
+		x.saidReady = true
+		x.wg.Go(x.events.Ready) // not under the lock
 	}
 }
 

@@ -249,11 +249,17 @@ func TestNodeIsNotReadyBeforeEnoughOthersHaveAnswered(t *testing.T) {
 		defer s.mu.Unlock()
 		return s.peers[4].known
 	})
+	said := func() (times int) {
+		w.nodes[2].get(func() bool { times = w.nodes[2].ready; return true })
+		return times
+	}
+	before := said()
 	if s.Ready() {
 		t.Error("it is ready, and one of three has answered")
 	}
 	w.setCut(2, 1, false)
 	w.await("it is ready", s.Ready)
+	w.await("that is said", func() bool { return said() == before+1 })
 	if _, since := s.Stale(); s.Lacks(id).Kind != Stale || since != beganAt {
 		t.Errorf("the copy is %+v, and lacks deletes since %d, want %d", s.Lacks(id), since, beganAt)
 	}

@@ -78,7 +78,8 @@ func (n *Node) openCopies() (err error) {
 			Began: uint64(order.Reached(n.clockFile())),
 		},
 		Events: copystate.Events{
-			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Clock: n.compareClock,
+			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Ready: n.copiesAnswer,
+			Clock: n.compareClock,
 		},
 		Memory: memoryLasts, Log: n.log, Now: n.now,
 	})
@@ -104,6 +105,20 @@ func (n *Node) heardNode(node uint64) {
 func (n *Node) foundLacking(shard uint64) {
 	if e := n.suspects.Load(); e != nil {
 		e.Lacks(shard)
+	}
+}
+
+// copiesAnswer is called when the node serves, and when its copies take part in repairs. At the later of the two, what
+// they lack is told: whoever looked at them before got no answer.
+func (n *Node) copiesAnswer() {
+	e := n.suspects.Load()
+	if e == nil || n.place.refusal.Load() != nil || !n.copies.Ready() {
+		return
+	}
+	if n.copies.Lacking() {
+		e.Lacks(0)
+	} else {
+		e.CheckSoon()
 	}
 }
 

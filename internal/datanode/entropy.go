@@ -83,8 +83,5 @@ func (n *Node) startEntropy(copies *local.Local, tr entropy.Transport) error {
 	s.Open()
 	n.onClose(s.Close)
 	n.reporters.add(s)
-	if n.copies.Lacking() {
-		s.Lacks(0)
-	}
 	return nil
 }

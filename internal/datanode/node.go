@@ -204,6 +204,7 @@ func (n *Node) openParts() error {
 		}
 	}
 	n.place.refusal.Store(nil)
+	n.copiesAnswer()
 	return nil
 }
 

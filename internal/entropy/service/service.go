@@ -225,6 +225,9 @@ func (s *Service) Back(node uint64) {
 	s.checker.Soon()
 }
 
+// CheckSoon makes a check due at once: this node's own copies could not be asked before.
+func (s *Service) CheckSoon() { s.checker.Soon() }
+
 // Lacks has a shard of which this node's copy lacks something, 0 for several, checked at once: here, and on the
 // owners that come before this node and drive its repair.
 func (s *Service) Lacks(id uint64) {
