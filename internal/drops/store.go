@@ -89,15 +89,13 @@ func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func()))
 		return s.Store.DeleteShard(id)
 	}
 	db := sh.Database()
-	if _, err := sh.Engine(); err == nil { // no delete runs in a shard that is not open
-		ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
-		defer cancel()
-		endClose, err := s.BeginClose(ctx, db)
-		if err != nil {
-			return err
-		}
-		defer endClose()
+	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+	defer cancel()
+	endClose, err := s.BeginClose(ctx, db) // also for a shard that is closed: who closed it may open it again first
+	if err != nil {
+		return err
 	}
+	defer endClose()
 	only := func() []*tsdb.Shard { return []*tsdb.Shard{sh} }
 	unlock, quiet, err := s.quietLocked(only, func() func() {
 		release := func() {}

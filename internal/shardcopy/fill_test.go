@@ -315,10 +315,10 @@ func TestFillRefusesWhatIsNoShard(t *testing.T) {
 		want   string
 	}{
 		{"nothing", nil, "EOF"},
-		{"a path", []*rpc.FilesChunk{files("../"+name, 1, 0)}, "no file of a shard"},
-		{"a name of no file", []*rpc.FilesChunk{files("fields.idx", 1, 0)}, "no file of a shard"},
-		{"a place that is not there", []*rpc.FilesChunk{files(name, 10, 11)}, "no file of a shard"},
-		{"a negative place", []*rpc.FilesChunk{files(name, 10, -1)}, "no file of a shard"},
+		{"a path", []*rpc.FilesChunk{files("../"+name, 1, 0)}, "not a valid file of a shard"},
+		{"a name of no file", []*rpc.FilesChunk{files("fields.idx", 1, 0)}, "not a valid file of a shard"},
+		{"a place that is not there", []*rpc.FilesChunk{files(name, 10, 11)}, "not a valid file of a shard"},
+		{"a negative place", []*rpc.FilesChunk{files(name, 10, -1)}, "not a valid file of a shard"},
 		{"what was never had", []*rpc.FilesChunk{files(name, 10, 5)}, "0 bytes"},
 		{"another file", []*rpc.FilesChunk{files(name, 10, 0), {File: 1, Data: garbage}}, "file 1, and not 0"},
 		{"too much", []*rpc.FilesChunk{files(name, 10, 0), {Data: garbage}}, "more than its 10 bytes"},
