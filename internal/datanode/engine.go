@@ -40,8 +40,8 @@ func (n *Node) openStore() error {
 	}
 	if n.cfg.Data.Index == tsdb.TSI1IndexName {
 		made, err := seriesindex.BeforeOpen(n.cfg.Data.Dir, n.cfg.Data.WALDir)
-		if err != nil {
-			return fmt.Errorf("look for shards in %s that were being made when the node ended: %w", n.cfg.Data.Dir, err)
+		if err != nil { // a shard more or less without its index keeps no node from starting
+			n.log.Error("Cannot finish to make shards: deletes may fail in their databases", zap.Error(err))
 		}
 		for _, shard := range made {
 			n.log.Info("Finished to make a shard", zap.String("path", shard))

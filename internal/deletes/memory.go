@@ -91,8 +91,8 @@ func (m *Memory) end(db, id string) {
 // runs notes that a delete runs here, until done is called. It may run without an announcement.
 func (m *Memory) runs(db, id string) (done func()) {
 	key := runsKey(id)
-	m.counts.begin(db, key, announcer{at: time.Now()})
-	return func() { m.counts.end(db, key, time.Now()) }
+	m.counts.begin(db, key, announcer{at: time.Now(), runs: true})
+	return func() { m.counts.endRun(db, key) }
 }
 
 // endBefore notes that the deletes have ended which a node announced before it was started anew. They may be half run.

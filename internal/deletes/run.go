@@ -246,7 +246,6 @@ const shardsClosed = 30 * time.Second
 // execute runs a delete on this node's store while no shard of the database is closed, and no other delete of the same
 // measurement runs.
 func (d *Service) execute(r *rpc.Delete) error {
-	defer d.turn(r)()
 	ctx, cancel := context.WithTimeout(context.Background(), shardsClosed)
 	defer cancel()
 	end, err := d.deps.Store.BeginDelete(ctx, r.Database)
@@ -254,6 +253,7 @@ func (d *Service) execute(r *rpc.Delete) error {
 		return err
 	}
 	defer end()
+	defer d.turn(r)() // after what has a time limit
 	return execute(d.deps.Store.Store, r)
 }
 

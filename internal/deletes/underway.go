@@ -33,7 +33,11 @@ type announcer struct {
 	started uint64 // when the node's process did, in nanoseconds by its clock
 
 	above order.Version // for a delete that this node may have to keep for others: its version is greater
+	runs  bool          // the delete runs here, or waits for its turn: it ends by itself
 }
+
+// expired reports whether a delete counts as ended, although nobody has said so.
+func (a announcer) expired(now time.Time) bool { return !a.runs && now.Sub(a.at) > longestDelete }
 
 func newDeleteCounts(base uint64) *deleteCounts {
 	c := &deleteCounts{
@@ -62,6 +66,7 @@ func (c *deleteCounts) begin(db, id string, a announcer) bool {
 			return true
 		}
 		c.released.Wait()
+		a.at = time.Now()
 	}
 }
 
@@ -91,7 +96,7 @@ func (c *deleteCounts) giveUp(now time.Time) (announced bool) {
 	defer c.mu.Unlock()
 	for db, began := range c.began {
 		for id, a := range began {
-			if now.Sub(a.at) > longestDelete {
+			if a.expired(now) {
 				delete(began, id)
 				announced = announced || a.node != 0
 			}
@@ -109,7 +114,7 @@ func (c *deleteCounts) oldest(now time.Time) (at time.Time, ok bool) {
 	defer c.mu.RUnlock()
 	for _, began := range c.began {
 		for _, a := range began {
-			if now.Sub(a.at) <= longestDelete && (!ok || a.at.Before(at)) {
+			if !a.expired(now) && (!ok || a.at.Before(at)) {
 				at, ok = a.at, true
 			}
 		}
@@ -164,11 +169,23 @@ func (c *deleteCounts) runsAlone() bool {
 func (c *deleteCounts) end(db, id string, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.leave(db, id)
+	c.noteEnd(id, now)
+}
+
+// leave takes a delete out of those that have begun. mu must be held.
+func (c *deleteCounts) leave(db, id string) {
 	c.m[db]++
 	if delete(c.began[db], id); len(c.began[db]) == 0 {
 		delete(c.began, db)
 	}
-	c.noteEnd(id, now)
+}
+
+// endRun ends a delete that runs here. It may run again, when it failed.
+func (c *deleteCounts) endRun(db, key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.leave(db, key)
 }
 
 // noteEnd remembers that a delete has ended. mu must be held.
@@ -205,7 +222,7 @@ func (c *deleteCounts) endBefore(node, started uint64, now time.Time) map[string
 // underWay reports whether a delete of a database has not ended. mu must be held.
 func (c *deleteCounts) underWay(db string, now time.Time) bool {
 	for _, a := range c.began[db] {
-		if now.Sub(a.at) <= longestDelete {
+		if !a.expired(now) {
 			return true
 		}
 	}

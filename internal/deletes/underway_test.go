@@ -200,6 +200,7 @@ func TestOnlyTheDeleteWaitsForARepair(t *testing.T) {
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
+	w.runs(db, "1")() // it has failed before
 	release, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
 	if !ok {
 		t.Fatal("a delete is under way")

@@ -89,13 +89,17 @@ func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func()))
 		return s.Store.DeleteShard(id)
 	}
 	db := sh.Database()
-	ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
-	defer cancel()
-	endClose, err := s.BeginClose(ctx, db) // also for a shard that is closed: who closed it may open it again first
-	if err != nil {
-		return err
+	// No delete runs in a shard that is closed. But whoever closed it may open it again first, unless the caller keeps
+	// it closed.
+	if hold != nil || isOpen(sh) {
+		ctx, cancel := context.WithTimeout(context.Background(), deletesEnd)
+		defer cancel()
+		endClose, err := s.BeginClose(ctx, db)
+		if err != nil {
+			return err
+		}
+		defer endClose()
 	}
-	defer endClose()
 	only := func() []*tsdb.Shard { return []*tsdb.Shard{sh} }
 	unlock, quiet, err := s.quietLocked(only, func() func() {
 		release := func() {}

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"github.com/influxdata/influxdb/tsdb"
+
 	"concord/internal/durable"
 	"concord/internal/entropy/tsmfile"
 )
@@ -18,55 +20,89 @@ const folder = "index"
 // their folders. Call it before the store opens, where new shards have that index.
 //
 // The engine takes a shard without the folder for one with the index inmem. In a database with both it refuses every
-// delete (store.go of v1.13.2). Only shards without any points are changed: others may really have the index inmem.
+// delete (store.go of v1.13.2). Shards that have points really have the index inmem, and stay as they are. So do the
+// others of their database.
 func BeforeOpen(dataDir, walDir string) (made []string, err error) {
 	shards, err := tsmfile.Glob(dataDir, "*", "*", "*")
 	if err != nil {
 		return nil, err
 	}
+	unfinished, inmem := make(map[string][]string), make(map[string]bool) // by database
 	for _, shard := range shards {
+		policy := filepath.Dir(shard)
+		if filepath.Base(policy) == tsdb.SeriesFileDirectory {
+			continue
+		}
 		if _, err := strconv.ParseUint(filepath.Base(shard), 10, 64); err != nil {
 			continue
 		}
 		below, err := filepath.Rel(dataDir, shard)
 		if err != nil {
-			return made, err
+			return nil, err
 		}
-		switch unfinished, err := isUnfinished(shard, filepath.Join(walDir, below)); {
+		if info, err := os.Stat(shard); err != nil || !info.IsDir() {
+			continue // the engine says what it does not like
+		}
+		db := filepath.Dir(policy)
+		switch state, err := stateOf(shard, filepath.Join(walDir, below)); {
 		case err != nil:
-			return made, err
-		case !unfinished:
+			return nil, err
+		case state == isUnfinished:
+			unfinished[db] = append(unfinished[db], shard)
+		case state == isInmem:
+			inmem[db] = true
+		}
+	}
+	for db, shards := range unfinished {
+		if inmem[db] {
 			continue
 		}
-		if err := errors.Join(os.Mkdir(filepath.Join(shard, folder), 0o777), durable.SyncDir(shard)); err != nil {
-			return made, err
+		for _, shard := range shards {
+			if err := errors.Join(os.Mkdir(filepath.Join(shard, folder), 0o777), durable.SyncDir(shard)); err != nil {
+				return made, err
+			}
+			made = append(made, shard)
 		}
-		made = append(made, shard)
 	}
 	return made, nil
 }
 
-// isUnfinished reports whether a shard has neither points nor the folder of an index.
-func isUnfinished(shard, wal string) (bool, error) {
+// state is what the folder of a shard shows of its index.
+type state int
+
+const (
+	isUnfinished state = iota // it has neither points nor the folder of an index
+	isInmem                   // it has points alone
+	isTSI1                    // it has the folder
+)
+
+func stateOf(shard, wal string) (state, error) {
 	files, err := os.ReadDir(shard)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
+	found := isUnfinished
 	for _, f := range files {
 		switch f.Name() {
+		case folder:
+			return isTSI1, nil
 		case "fields.idx", "fields.idxl": // names and types of fields, perhaps of points that were deleted
 		default:
-			return false, nil
+			found = isInmem
 		}
 	}
 	segments, err := os.ReadDir(wal)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
+		return 0, err
 	}
 	for _, s := range segments {
-		if info, err := s.Info(); err != nil || info.Size() > 0 {
-			return false, err
+		info, err := s.Info()
+		if err != nil {
+			return 0, err
+		}
+		if info.Size() > 0 {
+			found = isInmem
 		}
 	}
-	return true, nil
+	return found, nil
 }

@@ -1,6 +1,7 @@
 package seriesindex_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +45,9 @@ func TestShardThatWasBeingMadeHasTheIndexOfItsDatabase(t *testing.T) {
 	}
 	s := open(tsdb.InmemIndexName)
 	mustMake(s, "inmem", 1)
+	if err := s.CreateShard("inmem", "rp", 5, true); err != nil { // without points
+		t.Fatal(err)
+	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,6 +66,11 @@ func TestShardThatWasBeingMadeHasTheIndexOfItsDatabase(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+	}
+	// So may a process that is killed while it makes the file of series of a database.
+	partition := filepath.Join(data, "new", tsdb.SeriesFileDirectory, "00")
+	if err := errors.Join(os.MkdirAll(partition, 0o777), os.WriteFile(filepath.Join(data, "db", "rp", "6"), nil, 0o666)); err != nil {
+		t.Fatal(err)
 	}
 	made, err := seriesindex.BeforeOpen(data, wal)
 	if slices.Sort(made); err != nil || !slices.Equal(made, unfinished) {
