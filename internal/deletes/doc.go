@@ -57,12 +57,14 @@
 //     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
 //     While c runs, no shard of the database is closed, for it is removed or its disk was full: the two would use the
 //     engine of a shard at the same time (the gate of package drops). Where a shard is closed, c fails after a while.
+//     Deletes of the same measurement run c one after the other (turns): the engine cannot do both at once.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
 //     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
 //     (Memory.Keeps): its journal forgets no point that is newer. Where the journal was full and forgot some, the
 //     copies count as not whole from 7 on, until they were compared (beginForgotten).
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
-//     meanwhile, or what one node removed would come back from another.
+//     meanwhile, or what one node removed would come back from another. A repair that has begun to write when 1 or a
+//     comes is waited for.
 //
 // Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes
 // answer. It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which
