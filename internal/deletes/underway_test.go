@@ -205,10 +205,9 @@ func TestOnlyTheDeleteWaitsForARepair(t *testing.T) {
 	if !ok {
 		t.Fatal("a delete is under way")
 	}
+	drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
 	done := make(chan error, 1)
-	go func() {
-		done <- w.deletes.runDelete(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}, false)
-	}()
+	go func() { done <- w.deletes.runDelete(drop, false) }()
 	await(t, "the delete waits, and no other repair holds it back", func() bool {
 		second, ok := w.HoldDeletes(shardID, w.DeletesSeen(shardID))
 		if ok {

@@ -117,7 +117,8 @@ func (l *Local) States(_ context.Context, ids []uint64) (map[uint64]entropy.Shar
 		}
 		v, err := version(l.Store.Shard(id))
 		if err != nil { // of the other copies the node can tell
-			out[id] = entropy.ShardState{Corrupt: fmt.Sprintf("it cannot be read now: %v", err), Lack: lack, Waiting: waiting}
+			closed := fmt.Sprintf("it cannot be read now: %v", err)
+			out[id] = entropy.ShardState{Corrupt: closed, Lack: lack, Waiting: waiting}
 			continue
 		}
 		st := entropy.ShardState{

@@ -129,7 +129,8 @@ func (p *pusher) flush(ctx context.Context) error {
 		return nil
 	}
 	if sh, ok := p.repair.Cluster.Live()[p.repair.shard.ID]; !ok || !sh.Owned(p.to.ID) { // writing would create it anew
-		return fmt.Errorf("shard %d was dropped, expired, or moved away from %s meanwhile", p.repair.shard.ID, p.to.TCPAddr)
+		return fmt.Errorf("shard %d was dropped, expired, or moved away from %s meanwhile",
+			p.repair.shard.ID, p.to.TCPAddr)
 	}
 	if err := p.repair.Limit.Wait(ctx, p.size); err != nil {
 		return err
