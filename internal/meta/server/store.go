@@ -40,6 +40,7 @@ const (
 	leaderTimeout = 15 * time.Second
 	openTimeout   = 2 * time.Second // for another process to close raft.db
 	keepSnapshots = 2
+	raftTimeout   = 10 * time.Second // of one request of Raft to another meta node
 )
 
 // store replicates the cluster's state: commands go through the Raft log, and every committed one is applied to the
@@ -80,8 +81,10 @@ func openStore(
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
 	}
+	// MaxRPCsInFlight 1 turns pipelined replication off. With it, a leader may never send entries to a member again that
+	// has refused some, and Raft may never stop: https://github.com/grafana/pyroscope/pull/5518.
 	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: ln, MaxPool: 3, Timeout: 10 * time.Second, Logger: rlog,
+		Stream: ln, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rlog,
 	})
 	c := raft.DefaultConfig()
 	c.LocalID, c.Logger = s.id, rlog
@@ -295,17 +298,21 @@ func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 	return r.result, r.index, r.err
 }
 
-// close stops Raft; what is committed is on disk.
+// close stops Raft; what is committed is on disk. The connections close before Raft is waited for: it waits for answers.
 func (s *store) close() error {
 	var errs []error
+	var stopped raft.Future
 	if s.raft != nil {
-		errs = append(errs, s.raft.Shutdown().Error())
-	}
-	if s.fsm != nil {
-		s.fsm.close()
+		stopped = s.raft.Shutdown()
 	}
 	if s.trans != nil {
 		errs = append(errs, s.trans.Close())
+	}
+	if stopped != nil {
+		errs = append(errs, stopped.Error())
+	}
+	if s.fsm != nil {
+		s.fsm.close()
 	}
 	if s.log != nil {
 		errs = append(errs, s.log.Close())
