@@ -203,6 +203,21 @@ func (w *world) dropShard(id uint64) {
 	w.publish(&next)
 }
 
+// giveShard makes nodes the owners of a shard.
+func (w *world) giveShard(id uint64, owners ...uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	next := *w.state
+	next.Data = w.state.Data.Clone()
+	groups := next.Data.Databases[0].RetentionPolicies[0].ShardGroups
+	sh := &groups[slices.IndexFunc(groups, func(g meta.ShardGroupInfo) bool { return g.ID == id })].Shards[0]
+	sh.Owners = nil
+	for _, o := range owners {
+		sh.Owners = append(sh.Owners, meta.ShardOwner{NodeID: o})
+	}
+	w.publish(&next)
+}
+
 // publish makes a state that of the cluster. mu must be held.
 func (w *world) publish(st *cluster.State) {
 	w.state = st

@@ -75,15 +75,15 @@ func TestWhatACopyLacksIsNotedBeforeItsShardIsKnown(t *testing.T) {
 	}
 }
 
-// A copy that lacks something makes journals remember more. It does so no longer than its shard is there, and a node
-// that keeps running forgets it as one that starts does.
+// A copy that lacks something makes journals remember more. It does so no longer than its shard is there and its node
+// owns it, and a node that keeps running forgets it as one that starts does.
 func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)
-	dropped, other := w.addShard(1, 2), w.addShard(1, 2)
+	dropped, moved, other := w.addShard(1, 2), w.addShard(1, 2), w.addShard(1, 2)
 	w.knows(2, other)
 	s := w.nodes[2].s
-	for _, id := range []uint64{dropped, other} {
+	for _, id := range []uint64{dropped, moved, other} {
 		for range 2 { // the second time it was lost meanwhile
 			if err := s.Begin(id); err != nil {
 				t.Fatal(err)
@@ -92,6 +92,15 @@ func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 	}
 	w.dropShard(dropped)
 	w.await("node 2 has forgotten the dropped shard", func() bool { return s.Lacks(dropped).Kind == "" })
+	w.change(2, func(n *node) { n.has[moved] = true })
+	w.giveShard(moved, 1)
+	w.knows(2, w.addShard(1, 2))
+	if got := s.Lacks(moved).Kind; got != Lost { // who has older metadata may still ask it
+		t.Errorf("the copy that is still on the disk of its former owner lacks %q", got)
+	}
+	w.change(2, func(n *node) { n.has[moved] = false })
+	w.addShard(1, 2)
+	w.await("node 2 has forgotten the shard that it does not own", func() bool { return s.Lacks(moved).Kind == "" })
 	if got := s.Lacks(other).Kind; got != Lost {
 		t.Errorf("the other copy lacks %q", got)
 	}

@@ -19,6 +19,7 @@ type ledger struct {
 
 	store  *store
 	saving sync.Mutex // held while records are changed and stored; taken before mu
+	had    shardSet   // those that this node owned since it started, while it has copies; guarded by saving
 }
 
 // openLedger reads copies.db and finds out whether the folders are those of the last start.

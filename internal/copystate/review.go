@@ -53,10 +53,14 @@ func (l *ledger) review(at look) error {
 	advanced := false // there is a shard that is newer than those of the look before
 	var gone []uint64
 	err := l.update(func(set func(uint64, record)) {
-		live := make(shardSet)
+		live, has := make(shardSet), make(shardSet)
 		for _, sh := range st.Shards() {
 			owner := slices.Contains(sh.Owners, me)
-			if owner || !at.starting { // while this node runs, it may be about to become an owner: see Copied
+			gave := !owner && l.had.has(sh.ID)
+			if owner || gave && l.engine.Has(sh.ID) {
+				has[sh.ID] = struct{}{}
+				live[sh.ID] = struct{}{}
+			} else if !gave && !at.starting { // this node may be about to become an owner: see Copied
 				live[sh.ID] = struct{}{}
 			}
 			if !owner {
@@ -66,6 +70,7 @@ func (l *ledger) review(at look) error {
 				set(sh.ID, r)
 			}
 		}
+		l.had = has
 		gone = l.records.removeAllBut(live, st.Data.MaxShardID)
 		advanced = l.folders.self.lookedUntil(st.Data.MaxShardID)
 	})
