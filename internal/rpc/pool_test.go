@@ -27,7 +27,7 @@ func TestDialTimeout(t *testing.T) {
 	}
 	began := time.Now().UTC()
 	err = conn.Invoke(t.Context(), "/any/method", new(emptypb.Empty), new(emptypb.Empty))
-	if took := time.Since(began); status.Code(err) != codes.Unavailable || took > 4*time.Second {
+	if took := time.Since(began); status.Code(err) != codes.Unavailable || took > 15*time.Second { // 20 s without it
 		t.Errorf("after %v: %v", took, err)
 	}
 }
