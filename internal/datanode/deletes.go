@@ -27,12 +27,11 @@ func (n *Node) openRanLog() (err error) {
 		return nil
 	}
 	path := filepath.Join(n.cfg.Meta.Dir, "deletes.db")
-	n.ran, err = deletes.OpenRanLog(path, rememberDeletes(time.Duration(n.cfg.HintedHandoff.MaxAge)))
+	n.ran, err = deletes.OpenRanLog(path, rememberDeletes(time.Duration(n.cfg.HintedHandoff.MaxAge)), n.copies.Mark)
 	if err != nil {
 		return fmt.Errorf("open the log of deletes: %w", err)
 	}
 	n.onClose(n.ran.Close)
-	n.ran.Recorded = n.copies.Mark
 	return nil
 }
 

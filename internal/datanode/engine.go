@@ -26,8 +26,7 @@ func (n *Node) openStore() error {
 	thresholds := writecache.Prepare(&n.Store.EngineOptions)
 	n.Store.WithLogger(n.log)
 	n.memory = local.NewMemory(n.Store, n.cfg.entropyDir(), n.log)
-	gate := scrub.NewGate(n.cfg.Data.Config) // the engine may compact as soon as it opens
-	gate.OnDamage = n.foundByGate
+	gate := scrub.NewGate(n.cfg.Data.Config, n.foundByGate) // the engine may compact as soon as it opens
 	n.onClose(gate.Close)
 	n.Store.EngineOptions.CompactionPlannerCreator = gate.Planner
 	damaged, err := scrub.BeforeOpen(n.cfg.Data.Dir)

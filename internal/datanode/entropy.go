@@ -41,17 +41,17 @@ func (n *Node) openEntropy() error {
 	n.onClose(func() error { close(stop); <-swept; return nil })
 
 	copies := n.localCopies(shards, disk, rate)
-	n.view = &view.View{
-		State: n.Meta.State, Transport: transport.New(n.pool), NodeID: n.Meta.NodeID, Now: n.leaderTime,
-	}
+	peers := transport.New(n.pool)
+	var own entropy.Control
 	if n.cfg.AntiEntropy.Enabled {
-		if err := n.startEntropy(copies, n.view.Transport); err != nil {
+		if err := n.startEntropy(copies, peers); err != nil {
 			return fmt.Errorf("open anti-entropy: %w", err)
 		}
-		n.view.Self = n.Entropy
+		own = n.Entropy
 	}
+	n.view = &view.View{State: n.Meta.State, Transport: peers, Self: own, NodeID: n.Meta.NodeID, Now: n.leaderTime}
 	n.overview = n.newOverview(shards, copies)
-	n.serveNodes(copies, n.view.Self, shards)
+	n.serveNodes(copies, own, shards)
 	return nil
 }
 

@@ -10,7 +10,6 @@ import (
 	"concord/internal/distquery"
 	"concord/internal/meta/client"
 	"concord/internal/page"
-	"concord/internal/rpc"
 )
 
 // httpStore is the store as the engine's HTTP API sees it: Prometheus reads the
@@ -21,11 +20,11 @@ type httpStore struct {
 }
 
 // newHTTPStore returns the store with the limits of [cluster].
-func (n *Node) newHTTPStore(pool *rpc.Pool) httpStore {
-	r := distquery.NewSeriesReader(n.Meta, n.Store, pool)
-	r.MaxPoints, r.MaxSeries = n.cfg.Cluster.MaxSelectPointN, n.cfg.Cluster.MaxSelectSeriesN
-	r.Whole, r.Budget = n.whole(), n.queries.budget
-	r.Timeout = time.Duration(n.cfg.Cluster.QueryTimeout)
+func (n *Node) newHTTPStore() httpStore {
+	c := n.cfg.Cluster
+	r := distquery.NewSeriesReader(n.queries.deps, distquery.ReadLimits{
+		MaxPoints: c.MaxSelectPointN, MaxSeries: c.MaxSelectSeriesN, Timeout: time.Duration(c.QueryTimeout),
+	})
 	return httpStore{SeriesReader: r, delete: n.deletes}
 }
 
@@ -42,12 +41,12 @@ func (s httpStore) DeleteRetentionPolicy(db, name string) error {
 // new policy gets the default, and one that is changed keeps what it has.
 type httpMeta struct {
 	*client.Client
-	pages *page.Page
+	logins *page.Logins
 }
 
 // Authenticate also takes the token of a login of the page as a password: so the page asks /query.
 func (m httpMeta) Authenticate(username, password string) (emeta.User, error) {
-	if u := m.pages.Token(username, password); u != nil {
+	if u := m.logins.Token(username, password); u != nil {
 		return u, nil
 	}
 	return m.Client.Authenticate(username, password)

@@ -25,7 +25,7 @@ func TestClockBeginsAboveWhatTheNodeHas(t *testing.T) {
 		dir := t.TempDir()
 		ahead := order.AtTime(time.Now().Add(time.Hour))
 		ran, err := deletes.OpenRanLog(filepath.Join(dir, "deletes.db"),
-			deletes.Keep{IDs: time.Hour, Versions: time.Hour})
+			deletes.Keep{IDs: time.Hour, Versions: time.Hour}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
-	"github.com/influxdata/influxdb/monitor"
 	"github.com/influxdata/influxdb/query"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -13,18 +12,16 @@ import (
 	"concord/internal/budget"
 	"concord/internal/distquery"
 	"concord/internal/restrict"
-	"concord/internal/rpc"
 )
 
 // queries are what answers queries of clients.
 type queries struct {
 	executor *query.Executor
-	store    httpStore        // the cluster, for the HTTP API
-	budget   *budget.Budget   // what queries may hold in memory; nil for no limit
-	requests budget.Requests  // of clients, that run now
-	log      *queryLog        // nil for none
-	vector   distquery.Vector // how aggregates are answered
-	sketches *distquery.Sketches
+	store    httpStore       // the cluster, for the HTTP API
+	budget   *budget.Budget  // what queries may hold in memory; nil for no limit
+	requests budget.Requests // of clients, that run now
+	log      *queryLog       // nil for none
+	deps     distquery.Deps  // what answers them
 	schema   *distquery.Schema
 }
 
@@ -34,15 +31,18 @@ func (n *Node) openQueries() (err error) {
 	if n.queries.budget, err = n.cfg.queryBudget(); err != nil {
 		return err
 	}
-	n.queries.vector, n.queries.sketches = distquery.VectorOf(n.Meta.State), &distquery.Sketches{}
-	n.queries.vector.On = n.cfg.Cluster.VectorAggregates
+	n.queries.deps = distquery.Deps{
+		Meta: n.Meta, Store: n.Store, Pool: n.pool, Whole: n.whole(),
+		Vector:   distquery.VectorOf(n.Meta.State, n.cfg.Cluster.VectorAggregates),
+		Sketches: &distquery.Sketches{}, Budget: n.queries.budget, Log: n.log,
+	}
 	if path := n.cfg.Data.QueryLogPath; path != "" {
 		if n.queries.log, err = openQueryLog(path); err != nil {
 			return err
 		}
 		n.onClose(n.queries.log.Close)
 	}
-	n.openExecutor(n.pool, n.mon)
+	n.openExecutor()
 	n.onClose(n.queries.executor.Close)
 	n.reporters.add(n.queries.executor, n.Store, n.writer, n.sub, &n.served, n.pool, n.copies, n.clocks,
 		n.queries.budget,
@@ -54,26 +54,24 @@ func (n *Node) openQueries() (err error) {
 }
 
 // openExecutor makes the InfluxQL executor over the whole cluster.
-func (n *Node) openExecutor(pool *rpc.Pool, mon *monitor.Monitor) {
+func (n *Node) openExecutor() {
 	c := n.cfg.Cluster
-	n.queries.store = n.newHTTPStore(pool)
+	n.queries.store = n.newHTTPStore()
 	n.queries.executor = query.NewExecutor()
-	mapper, schema := distquery.NewShardMapper(n.Meta, n.Store, pool), distquery.NewSchema(n.Meta, n.Store, pool)
-	mapper.Whole, schema.Whole = n.whole(), n.whole()
-	mapper.Vector, schema.Sketches = n.queries.vector, n.queries.sketches
+	schema := distquery.NewSchema(n.queries.deps)
 	n.queries.schema = schema
 	executor := &distquery.Executor{
 		Base: coordinator.StatementExecutor{
 			MetaClient:          n.Meta,
-			TaskManager:         distquery.NewRunning(n.Meta, pool, n.queries.executor.TaskManager),
-			Monitor:             mon,
+			TaskManager:         distquery.NewRunning(n.Meta, n.pool, n.queries.executor.TaskManager),
+			Monitor:             n.mon,
 			PointsWriter:        n.writer,
 			MaxSelectPointN:     c.MaxSelectPointN,
 			MaxSelectSeriesN:    c.MaxSelectSeriesN,
 			MaxSelectBucketsN:   c.MaxSelectBucketsN,
 			StrictErrorHandling: n.cfg.Data.StrictErrorHandling,
 		},
-		Mapper: mapper,
+		Mapper: distquery.NewShardMapper(n.queries.deps),
 		Store: func(
 			ctx context.Context, r *distquery.Report, share *budget.Share, user *restrict.User,
 		) coordinator.TSDBStore {

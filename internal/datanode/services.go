@@ -36,9 +36,7 @@ func (n *Node) registerServices(s grpc.ServiceRegistrar, copies *local.Local, co
 	writes := replication.NewServer(n.Store, n.writer, n.log)
 	rpc.RegisterReplicationServer(s, replicationServer{writes, n.deletes.OldServer()})
 	rpc.RegisterDeletesServer(s, n.deletes.Server())
-	queries := distquery.NewServer(n.Store, n.log)
-	queries.Whole, queries.Budget = n.whole(), n.queries.budget
-	queries.Vector, queries.Sketches = n.queries.vector, n.queries.sketches
+	queries := distquery.NewServer(n.queries.deps)
 	rpc.RegisterQueryServer(s, queries)
 	s.RegisterService(&rpc.RestrictedQuery_ServiceDesc, queries)
 	rpc.RegisterCopyStateServer(s, copystate.Server{Service: n.copies})
@@ -151,37 +149,48 @@ func (n *Node) openListeners() (err error) {
 
 // openHTTP starts the HTTP API.
 func (n *Node) openHTTP() error {
-	s := httpapi.New(n.cfg.http(), n.certs.monitor, n.queries.budget, &n.queries.requests, n.load)
-	n.api = s
-	h := s.Handler
-	pages := page.New(page.Deps{
-		Address: n.httpAddr, Kind: "data", Version: n.version, State: n.Meta.State, View: n.view, Pool: n.pool,
-		Own: n.overview, AskRaft: n.Meta.AskRaft, Auth: n.cfg.HTTPD.AuthEnabled, LDAP: n.Meta.LDAP, Query: s,
-		Log: n.log,
+	logins := page.NewLogins(page.LoginDeps{
+		On: n.cfg.HTTPD.AuthEnabled, State: n.Meta.State, LDAP: n.Meta.LDAP,
 	})
-	s.Page, s.Values = pages, n.writer.ClientValues
-	s.Deletes = httpd.NewHandler(n.cfg.http())
-	for handler, permission := range map[*httpd.Handler]cluster.Permissions{
-		h: cluster.WriteData, s.Deletes: cluster.DropData,
-	} {
-		handler.MetaClient = httpMeta{n.Meta, pages}
-		handler.QueryAuthorizer = fineAuthorizer{authorizer{n.Meta, n.queries.database}, n.Meta.State}
-		handler.WriteAuthorizer = writeAuthorizer{n.Meta, permission}
-		handler.Store = n.queries.store
-		handler.Version, handler.BuildType = n.version, n.cfg.HTTPD.BuildType
+	meta := httpMeta{n.Meta, logins}
+	pages := page.Deps{
+		Address: n.httpAddr, Kind: "data", Version: n.version, State: n.Meta.State, View: n.view, Pool: n.pool,
+		Own: n.overview, AskRaft: n.Meta.AskRaft, Logins: logins, Log: n.log,
 	}
+	n.api = httpapi.New(httpapi.Deps{
+		Config: n.cfg.http(), Certs: n.certs.monitor, Handler: n.newHandler(meta),
+		Deletes:    n.newEngineHandler(meta, cluster.DropData),
+		OneRequest: n.oneRequest(meta),
+		Page: func(queries http.Handler) httpapi.Page {
+			pages.Query = queries
+			return page.New(pages)
+		},
+		Queries: n.queries.budget, Requests: &n.queries.requests, Load: n.load, Values: n.writer.ClientValues,
+	})
+	return n.start("the HTTP API", n.api)
+}
+
+// newHandler returns what answers all that clients ask but deletes of /api/v2.
+func (n *Node) newHandler(meta httpMeta) *httpd.Handler {
+	h := n.newEngineHandler(meta, cluster.WriteData)
 	h.QueryExecutor = n.queries.executor
 	h.Monitor = n.mon
 	h.PointsWriter = restrictedWriter{n.writer, n.Meta.State}
-	s.OneRequest = n.oneRequest(httpMeta{n.Meta, pages})
 	h.AddRoutes(routes.Routes(n.view)...)
 	h.AddRoutes(httpd.Route{
 		Name: "shard-status", Method: http.MethodGet, Pattern: "/shard-status", LoggingEnabled: true,
 		HandlerFunc: n.serveShardStatus,
 	})
-	if err := n.start("the HTTP API", s); err != nil {
-		return err
-	}
-	n.onClose(pages.Close) // before the HTTP API, which waits for its streams
-	return nil
+	return h
+}
+
+// newEngineHandler returns a handler of the engine. What it writes, or deletes in its place, needs a permission.
+func (n *Node) newEngineHandler(meta httpMeta, permission cluster.Permissions) *httpd.Handler {
+	h := httpd.NewHandler(n.cfg.http())
+	h.MetaClient = meta
+	h.QueryAuthorizer = fineAuthorizer{authorizer{n.Meta, n.queries.database}, n.Meta.State}
+	h.WriteAuthorizer = writeAuthorizer{n.Meta, permission}
+	h.Store = n.queries.store
+	h.Version, h.BuildType = n.version, n.cfg.HTTPD.BuildType
+	return h
 }

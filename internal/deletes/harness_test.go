@@ -87,7 +87,7 @@ func newNode(writes replication.Deps, hh *handoff.Service) *node {
 // withLog gives a node that is not open yet a log of deletes.
 func withLog(t testing.TB, n *node) *RanLog {
 	t.Helper()
-	l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+	l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -127,7 +127,7 @@ func TestWritesBehindDeletesOfAnOldQueueStay(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
 	w := c.node(t)
-	log, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+	log, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,11 +21,9 @@ import (
 // arrive after it: they are left out while the delete is remembered with its version. And a node whose disk is older
 // than it was asks the others which deletes it has lost: so they are kept when nothing older can arrive any more.
 type RanLog struct {
-	// Recorded, when set, is called when a delete was recorded: an older copy of this node's disk lacks it.
-	Recorded func() error
-
-	db   *bbolt.DB
-	keep Keep
+	db       *bbolt.DB
+	keep     Keep
+	recorded func() error // nil for nothing
 }
 
 // Keep is for how long deletes are remembered.
@@ -47,8 +45,9 @@ var (
 const moveRanLog = "to start without, move it away; a delete that other nodes still keep for this one then runs " +
 	"once more, and takes later writes of its time range with it"
 
-// OpenRanLog opens the log at path, and forgets what is older than keep says.
-func OpenRanLog(path string, keep Keep) (*RanLog, error) {
+// OpenRanLog opens the log at path, and forgets what is older than keep says. It calls recorded, unless that is nil,
+// when a delete was recorded: an older copy of this node's disk lacks it.
+func OpenRanLog(path string, keep Keep, recorded func() error) (*RanLog, error) {
 	db, err := bolt.Open(path, 0o600, 2*time.Second)
 	var damaged *bolt.DamagedError
 	if errors.Is(err, bbolterrors.ErrTimeout) {
@@ -58,7 +57,7 @@ func OpenRanLog(path string, keep Keep) (*RanLog, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	l := &RanLog{db: db, keep: keep}
+	l := &RanLog{db: db, keep: keep, recorded: recorded}
 	if err := l.purge(time.Now()); errors.Is(err, bbolterrors.ErrIncompatibleValue) {
 		return nil, errors.Join(fmt.Errorf("%s is damaged: %w: %s", path, err, moveRanLog), db.Close())
 	} else if err != nil {
@@ -304,8 +303,8 @@ func (l *RanLog) Record(r *rpc.Delete, forgotten ...string) error {
 		}
 		return tx.Bucket(ranBucket).Put([]byte(r.Id), binary.BigEndian.AppendUint64(nil, uint64(time.Now().UnixNano())))
 	})
-	if err == nil && l.Recorded != nil {
-		err = l.Recorded()
+	if err == nil && l.recorded != nil {
+		err = l.recorded()
 	}
 	return err
 }

@@ -24,7 +24,7 @@ var hour = Keep{IDs: time.Hour, Versions: time.Hour}
 func ranFile(t testing.TB, n int) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "deletes.db")
-	l, err := OpenRanLog(path, hour)
+	l, err := OpenRanLog(path, hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestDamagedRanLogIsAnError(t *testing.T) {
 		make([]byte, len(whole)-2*os.Getpagesize()), uint32(len(whole)), false), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := OpenRanLog(path, hour)
+	_, err := OpenRanLog(path, hour, nil)
 	var damaged *bolt.DamagedError
 	if !errors.As(err, &damaged) || !strings.Contains(err.Error(), "move it away") ||
 		!strings.Contains(err.Error(), path) {
@@ -63,7 +63,7 @@ func TestDamagedRanLogIsAnError(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	l, err := OpenRanLog(path, hour)
+	l, err := OpenRanLog(path, hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func FuzzOpenRanLog(f *testing.F) {
 		if err := os.WriteFile(path, bolttest.Damage(files[int(which)%len(files)], at, patch, end, seal), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := OpenRanLog(path, hour)
+		l, err := OpenRanLog(path, hour, nil)
 		if err != nil {
 			if !strings.Contains(err.Error(), path) {
 				t.Fatalf("the error names no file: %v", err)
@@ -99,7 +99,7 @@ func FuzzOpenRanLog(f *testing.F) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if l, err = OpenRanLog(path, hour); err != nil {
+		if l, err = OpenRanLog(path, hour, nil); err != nil {
 			t.Fatalf("the second time: %v", err)
 		}
 		defer l.Close()
@@ -112,7 +112,7 @@ func FuzzOpenRanLog(f *testing.F) {
 func TestRanLogOutlivesARestart(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "deletes.db")
-	l, err := OpenRanLog(path, hour)
+	l, err := OpenRanLog(path, hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func TestRanLogOutlivesARestart(t *testing.T) {
 	if err := errors.Join(l.Record(&rpc.Delete{Id: "a"}), l.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if l, err = OpenRanLog(path, hour); err != nil {
+	if l, err = OpenRanLog(path, hour, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !l.Ran("a") || l.Ran("b") {
@@ -151,7 +151,7 @@ func TestVersionsOfDeletesAreForgotten(t *testing.T) {
 	c := newTestCluster(t, "ok")
 	w := c.newNode(t, 1)
 	path := filepath.Join(t.TempDir(), "deletes.db")
-	l, err := OpenRanLog(path, Keep{IDs: 10 * time.Hour, Versions: time.Hour})
+	l, err := OpenRanLog(path, Keep{IDs: 10 * time.Hour, Versions: time.Hour}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func rememberedBy(t *testing.T, l *RanLog) (ids []string) {
 // More deletes than one page are told of.
 func TestManyDeletesAreRemembered(t *testing.T) {
 	t.Parallel()
-	l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour)
+	l, err := OpenRanLog(filepath.Join(t.TempDir(), "deletes.db"), hour, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

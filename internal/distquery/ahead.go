@@ -57,7 +57,7 @@ func (a *ahead) ask(
 	asking context.Context, e *ShardMapper, p peer, req *rpc.SelectRequest,
 ) (*rpc.FieldDimensionsResponse, error) {
 	statement := budget.With(e.context(context.Background()), e.share)
-	s, err := startStream(statement, asking, e.Silence, p, func(ctx context.Context) (rpc.Query_SelectClient, error) {
+	s, err := startStream(statement, asking, e.silence, p, func(ctx context.Context) (rpc.Query_SelectClient, error) {
 		return p.Select(ctx, req)
 	})
 	if err != nil {

@@ -205,7 +205,7 @@ func BenchmarkMeanOfOneSeries(b *testing.B) {
 		b.Run(fmt.Sprint("delay=", delay), func(b *testing.B) {
 			c := newTestCluster(b, testOptions{nodes: 1, replicas: 1, idle: 1, delay: delay})
 			c.throughExecutor(b)
-			c.nodes[0].server.Chunk = chunkSize
+			c.nodes[0].server.chunk = chunkSize
 			for g := range groups {
 				for h := range 100 {
 					var s []byte

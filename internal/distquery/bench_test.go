@@ -15,7 +15,7 @@ import (
 func (c *testCluster) fillForBench(b *testing.B) {
 	b.Helper()
 	for _, n := range c.nodes {
-		n.server.Chunk = chunkSize
+		n.server.chunk = chunkSize
 	}
 	for g := range groups {
 		var s strings.Builder
@@ -73,7 +73,7 @@ func BenchmarkExecutor(b *testing.B) {
 	c := newTestCluster(b, testOptions{nodes: 3, replicas: 1})
 	c.fillForBench(b)
 	for _, n := range c.nodes {
-		n.server.Budget = budget.New(1 << 30)
+		n.server.budget = budget.New(1 << 30)
 	}
 	n, _ := c.limited(b, newPool(b), 1<<30, &budget.Requests{})
 	for _, text := range []string{

@@ -109,7 +109,7 @@ func TestFieldKeysAreCounted(t *testing.T) {
 		t.Errorf("all keys are put in order: %.100s", got)
 	}
 	n, b = c.executing(t, c.nodes[1], newPool(t), 64<<20, requests)
-	c.nodes[0].server.Budget = budget.New(1 << 20)
+	c.nodes[0].server.budget = budget.New(1 << 20)
 	if got := answer(); !strings.Contains(got, "error: data node 127.0.0.1:") {
 		t.Errorf("the owner holds the keys of a measurement: %.100s", got)
 	}

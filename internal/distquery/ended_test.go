@@ -80,7 +80,7 @@ func TestStatementThatMayHaveEndedAnOwnerIsGivenToNoOther(t *testing.T) {
 		t.Parallel()
 		c, died := ends(t, scarce)
 		n, _ := c.executing(t, c.nodes[3], newPool(t), 1<<30, &budget.Requests{})
-		n.mapper.Whole.Heard = scarce
+		n.mapper.whole.Heard = scarce
 		var err error
 		n.results(t, "SELECT first(v), percentile(v, 5) INTO copy FROM cpu", query.ExecutionOptions{},
 			func(r *query.Result) { err = errors.Join(err, r.Err) })
@@ -92,7 +92,7 @@ func TestStatementThatMayHaveEndedAnOwnerIsGivenToNoOther(t *testing.T) {
 		t.Parallel()
 		c, died := ends(t, scarce)
 		r := c.seriesReader(t, c.nodes[3])
-		r.Whole.Heard = scarce
+		r.whole.Heard = scarce
 		_, err := r.ReadFilter(t.Context(), readRequest(t, nil, 0, everything))
 		if died.Load() != 1 || !errors.Is(err, ErrOwnerEnded) {
 			t.Errorf("%d nodes ended: %v", died.Load(), err)
@@ -135,7 +135,7 @@ func TestStatementIsGivenToAnotherOwnerWhenOneEndsThatHadMemory(t *testing.T) {
 					}}
 				}})
 			c.write(t, "cpu v=1 1")
-			c.nodes[3].mapper.Vector.On = false // so that it asks for the points alone
+			c.nodes[3].mapper.vector.On = false // so that it asks for the points alone
 			want := c.plain.run(t, "SELECT v FROM cpu", query.ExecutionOptions{})
 			got := c.nodes[3].run(t, "SELECT v FROM cpu", query.ExecutionOptions{})
 			if name == "plenty" && got != want {
@@ -167,7 +167,7 @@ func TestStatementOfASilentOwnerIsGivenToAnotherWhenItHungBefore(t *testing.T) {
 					}}
 				}})
 			c.write(t, "cpu v=1 1")
-			c.nodes[3].mapper.Vector.On = false
+			c.nodes[3].mapper.vector.On = false
 			got := c.nodes[3].run(t, "SELECT v FROM cpu", query.ExecutionOptions{})
 			if ended := strings.Contains(got, ErrOwnerEnded.Error()); ended != (name == "since") {
 				t.Errorf("the answer is %s", got)
@@ -228,7 +228,7 @@ func TestStatementThatStoresIsNotTriedAgainAfterAnOwnerEnded(t *testing.T) {
 			}}
 		}})
 	c.write(t, "cpu v=1 1")
-	c.nodes[1].server.Whole.Unfit = func(_ context.Context, ids ...uint64) map[uint64]copystate.Unfit {
+	c.nodes[1].server.whole.Unfit = func(_ context.Context, ids ...uint64) map[uint64]copystate.Unfit {
 		unfit := make(map[uint64]copystate.Unfit)
 		for _, id := range ids {
 			unfit[id] = copystate.Unfit{Reason: "it lacks points", Readable: true}
@@ -236,8 +236,8 @@ func TestStatementThatStoresIsNotTriedAgainAfterAnOwnerEnded(t *testing.T) {
 		return unfit
 	}
 	n, _ := c.executing(t, c.nodes[2], newPool(t), 1<<30, &budget.Requests{})
-	n.mapper.Vector.On = false
-	n.mapper.Whole = Whole{
+	n.mapper.vector.On = false
+	n.mapper.whole = Whole{
 		Heard: plenty, Unfit: func(context.Context, ...uint64) map[uint64]copystate.Unfit { return nil },
 	}
 	abort := make(chan struct{})

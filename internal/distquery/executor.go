@@ -222,7 +222,7 @@ func (e *Executor) mapperOf(stmt influxql.Statement, report *Report, share *budg
 	mapper := e.Mapper.For(report)
 	mapper.share, mapper.holds = share, holdingOf(stmt)
 	sel, _ := stmt.(*influxql.SelectStatement)
-	if sel != nil && mapper.Vector.On {
+	if sel != nil && mapper.vector.On {
 		mapper.statement = textAhead(sel)
 	}
 	if explain, ok := stmt.(*influxql.ExplainStatement); ok {

@@ -87,6 +87,14 @@ type testOptions struct {
 	heard           func(node uint64) copystate.Sign
 }
 
+// deps is what answers questions on a node.
+func (c *testCluster) deps(n *testNode, pool *rpc.Pool) Deps {
+	v := view{c.meta, c, n.id}
+	return Deps{
+		Meta: v, Store: n.store, Pool: pool, Vector: VectorOf(v.State, true), Sketches: &Sketches{}, Log: zap.NewNop(),
+	}
+}
+
 func mustStore(t testing.TB, index string) *tsdb.Store {
 	t.Helper()
 	dir := t.TempDir()
@@ -123,9 +131,10 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 	t.Cleanup(func() { pool.Close() })
 	for i := range o.nodes + o.idle {
 		n := &testNode{id: uint64(i + 1), store: mustStore(t, o.index)}
-		n.server = NewServer(n.store, zap.NewNop())
-		n.server.Chunk = 1 << 10 // so that few points need several
-		n.server.Beat = 20 * time.Millisecond
+		deps := c.deps(n, pool)
+		n.server = NewServer(deps)
+		n.server.chunk = 1 << 10 // so that few points need several
+		n.server.beat = 20 * time.Millisecond
 		var srv rpc.QueryServer = n.server
 		if o.wrap != nil {
 			srv = o.wrap(n.id, n.server)
@@ -147,12 +156,11 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 		t.Cleanup(func() { n.rpc.Stop(); <-done })
 		c.state.DataNodes = append(c.state.DataNodes, cluster.Node{ID: n.id, TCPAddr: ln.Addr().String()})
 
-		v := view{c.meta, c, n.id}
-		mapper, schema := NewShardMapper(v, n.store, pool), NewSchema(v, n.store, pool)
-		mapper.Whole.Heard, schema.Whole.Heard = o.heard, o.heard
+		deps.Whole.Heard = o.heard
+		mapper, schema := NewShardMapper(deps), NewSchema(deps)
 		n.mapper = mapper
 		if o.silence > 0 {
-			mapper.Silence = o.silence
+			mapper.silence = o.silence
 		}
 		n.exec = c.executor(t, schemaStore{n.store, schema.For(t.Context(), nil, nil, o.user)},
 			mapper, o.limits)

@@ -141,7 +141,7 @@ func (r *reading) open(ids []uint64, all []inputs) error {
 		defer wg.Done()
 		err = r.openRemote(remote, ins)
 	}()
-	mine, missing, lerr := openShards(r.ctx, r.e.store, r.e.Vector, local, r.mm, r.opts)
+	mine, missing, lerr := openShards(r.ctx, r.e.store, r.e.vector, local, r.mm, r.opts)
 	wg.Wait()
 	err = cmp.Or(lerr, err)
 	if err == nil {
@@ -164,7 +164,7 @@ func (r *reading) open(ids []uint64, all []inputs) error {
 // unlessDamaged is an iterator over one shard of this node, which moves to other owners when a file here is damaged.
 func (r *reading) unlessDamaged(here opened, opt query.IteratorOptions) opened {
 	one := r.with(oneCall(opt))
-	if !here.only || !r.e.Vector.covers(r.mm, one.opts) {
+	if !here.only || !r.e.vector.covers(r.mm, one.opts) {
 		return here
 	}
 	ctx := r.ctx
@@ -402,9 +402,9 @@ type Vector struct {
 	Bounds aggregate.Bounds
 }
 
-// VectorOf computes aggregates from arrays, where a node's metadata tells the times of shards.
-func VectorOf(state func() *cluster.State) Vector {
-	return Vector{On: true, Bounds: func(shard uint64) (min, max int64, ok bool) {
+// VectorOf computes aggregates from arrays when on is true. A node's metadata tells the times of shards.
+func VectorOf(state func() *cluster.State, on bool) Vector {
+	return Vector{On: on, Bounds: func(shard uint64) (min, max int64, ok bool) {
 		sh, ok := state().Shard(shard)
 		return sh.Start, sh.GroupEnd - 1, ok
 	}}

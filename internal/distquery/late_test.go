@@ -20,7 +20,7 @@ func TestLastWholeCopyIsWaitedFor(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, testOptions{nodes: 2, replicas: 2})
 			c.write(t, lines(5))
-			c.nodes[1].server.Whole.Unfit = func(_ context.Context, ids ...uint64) map[uint64]copystate.Unfit {
+			c.nodes[1].server.whole.Unfit = func(_ context.Context, ids ...uint64) map[uint64]copystate.Unfit {
 				unfit := make(map[uint64]copystate.Unfit)
 				for _, id := range ids {
 					unfit[id] = copystate.Unfit{Reason: "its disk is new", Readable: true, Rank: 5}
@@ -28,7 +28,7 @@ func TestLastWholeCopyIsWaitedFor(t *testing.T) {
 				return unfit
 			}
 			n, _ := c.executing(t, c.nodes[0], newPool(t), 1<<30, &budget.Requests{})
-			n.mapper.Whole = Whole{
+			n.mapper.whole = Whole{
 				Heard: plenty, Unfit: func(context.Context, ...uint64) map[uint64]copystate.Unfit { return nil },
 				Settle: func(ctx context.Context, node uint64, ids []uint64) []uint64 {
 					if until, ok := ctx.Deadline(); node != 1 || ok && time.Until(until) > settleSoon && arrive {

@@ -24,7 +24,7 @@ var listedSeries = flag.Int("listed", 100_000, "series that BenchmarkLists has, 
 func BenchmarkLists(b *testing.B) {
 	c := newTestCluster(b, testOptions{nodes: 1, idle: 1, replicas: 1})
 	owner := c.nodes[0]
-	owner.server.Chunk, owner.server.Beat = chunkSize, time.Second
+	owner.server.chunk, owner.server.beat = chunkSize, time.Second
 	c.write(b, "m,host=a,dc=d v=1 1")
 	shard := c.shardGroups(b)[0].Shards[0].ID
 	var points []models.Point
@@ -51,7 +51,7 @@ func BenchmarkLists(b *testing.B) {
 		b.Fatal(err)
 	}
 	index.(*tsi1.Index).Wait() // for its compactions
-	owner.server.Budget = budget.New(8 << 30)
+	owner.server.budget = budget.New(8 << 30)
 	requests := &budget.Requests{}
 	n, asking := c.executing(b, c.nodes[1], newPool(b), 8<<30, requests)
 	streamed := &budget.Request{Share: asking.Open(), Streamed: true}
@@ -67,7 +67,7 @@ func BenchmarkLists(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Run(text, func(b *testing.B) {
-			most := watch(asking, owner.server.Budget)
+			most := watch(asking, owner.server.budget)
 			var first time.Duration
 			rows := 0
 			for b.Loop() {

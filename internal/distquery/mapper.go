@@ -32,13 +32,11 @@ type Metadata interface {
 
 // ShardMapper is the engine's query.ShardMapper over the whole cluster.
 type ShardMapper struct {
-	// Silence is how long a node may give no sign of life before another is
-	// asked, or, after its first point, the query fails.
-	Silence time.Duration
-	// Whole says which copies may be read.
-	Whole Whole
-	// Vector says how aggregates are answered.
-	Vector Vector
+	// silence is how long a node may give no sign of life before another is asked, or, after its first point, the
+	// query fails.
+	silence time.Duration
+	whole   Whole  // which copies may be read
+	vector  Vector // how aggregates are answered
 
 	// Of the statement.
 	report    *Report                   // nil for none
@@ -56,9 +54,11 @@ type ShardMapper struct {
 	pool  *rpc.Pool
 }
 
-// NewShardMapper returns a mapper for the node that store belongs to.
-func NewShardMapper(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *ShardMapper {
-	return &ShardMapper{Silence: askTimeout, Vector: VectorOf(meta.State), meta: meta, store: store, pool: pool}
+// NewShardMapper returns the mapper of a node.
+func NewShardMapper(d Deps) *ShardMapper {
+	return &ShardMapper{
+		silence: askTimeout, whole: d.Whole, vector: d.Vector, meta: d.Meta, store: d.Store, pool: d.Pool,
+	}
 }
 
 // For returns the mapper for one statement, which notes in the report what it could not read whole.
@@ -91,7 +91,7 @@ func (c endingContext) Err() error { return interrupted(c.Context) }
 
 func (c endingContext) Value(key any) any { return c.values.Value(key) }
 
-func (e *ShardMapper) newOwned() *owned { return newOwned(e.meta, e.pool, e.Whole, e.report) }
+func (e *ShardMapper) newOwned() *owned { return newOwned(e.meta, e.pool, e.whole, e.report) }
 
 // MapShards maps sources to local shards and to owners of all others.
 func (e *ShardMapper) MapShards(sources influxql.Sources, t influxql.TimeRange,
@@ -250,7 +250,7 @@ func (m *mapping) IteratorCost(mm *influxql.Measurement, opt query.IteratorOptio
 	}
 	opt = m.clip(opt)
 	opt.Authorizer = src.others.allowed.Authorizer()
-	m.e.paths.note(m.e.Vector, mm, opt, keepFor(m.e.keeps, opt))
+	m.e.paths.note(m.e.vector, mm, opt, keepFor(m.e.keeps, opt))
 	req, err := encodeOptions(mm, opt)
 	if err != nil {
 		return query.IteratorCost{}, err

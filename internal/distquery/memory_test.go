@@ -38,12 +38,11 @@ func (c *testCluster) executing(
 ) (*testNode, *budget.Budget) {
 	t.Helper()
 	n := *of
-	v := view{c.meta, c, n.id}
 	b := budget.New(bytes)
 	n.exec = query.NewExecutor()
 	t.Cleanup(func() { n.exec.Close() })
-	schema := NewSchema(v, n.store, pool)
-	n.mapper = NewShardMapper(v, n.store, pool)
+	schema := NewSchema(c.deps(&n, pool))
+	n.mapper = NewShardMapper(c.deps(&n, pool))
 	n.exec.StatementExecutor = &Executor{
 		Base: coordinator.StatementExecutor{MetaClient: c.meta, TaskManager: n.exec.TaskManager,
 			PointsWriter: nowhere{}},
@@ -176,7 +175,7 @@ func TestOwnersBoundTheMemoryOfQueries(t *testing.T) {
 	}
 	c.write(t, b.String())
 	for _, n := range c.nodes {
-		n.server.Budget = budget.New(1 << 20)
+		n.server.budget = budget.New(1 << 20)
 	}
 	outside := c.nodes[3] // owns nothing of the first group
 	if got := outside.run(
@@ -205,7 +204,7 @@ func TestOwnersBoundTheMemoryOfQueries(t *testing.T) {
 	}
 	c.compare(t, "SELECT v FROM cpu WHERE host = 'h7'", "SHOW SERIES CARDINALITY", "SELECT last(s) FROM texts")
 	for _, n := range c.nodes {
-		if used := n.server.Budget.Used(); used != 0 {
+		if used := n.server.budget.Used(); used != 0 {
 			t.Errorf("node %d: %d bytes are left in the budget", n.id, used)
 		}
 	}
@@ -214,8 +213,8 @@ func TestOwnersBoundTheMemoryOfQueries(t *testing.T) {
 func TestReadsOfPrometheusTakeFromTheBudget(t *testing.T) {
 	c := newTestCluster(t, testOptions{nodes: 2, replicas: 1})
 	c.write(t, many())
-	r := NewSeriesReader(view{c.meta, c, 1}, c.nodes[0].store, newPool(t))
-	r.Budget = budget.New(512 << 10)
+	r := NewSeriesReader(c.deps(c.nodes[0], newPool(t)), ReadLimits{})
+	r.budget = budget.New(512 << 10)
 	source, err := anypb.New(&storage.ReadSource{Database: db, RetentionPolicy: policy})
 	if err != nil {
 		t.Fatal(err)
@@ -239,7 +238,7 @@ func TestReadsOfPrometheusTakeFromTheBudget(t *testing.T) {
 	if n, err := read(day / 1000); err != nil || n == 0 {
 		t.Errorf("%d series, %v", n, err)
 	}
-	if used := r.Budget.Used(); used != 0 {
+	if used := r.budget.Used(); used != 0 {
 		t.Errorf("%d bytes are left in the budget", used)
 	}
 }

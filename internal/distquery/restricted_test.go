@@ -120,7 +120,7 @@ func TestDeleteLeavesAloneWhatMayNotBeWritten(t *testing.T) {
 			Measurement: &restrict.Match{Match: restrict.Prefix, Value: "m"},
 		},
 	}}
-	schema := NewSchema(view{c.meta, c, 1}, c.nodes[0].store, c.nodes[0].mapper.pool)
+	schema := NewSchema(c.deps(c.nodes[0], c.nodes[0].mapper.pool))
 	parts, err := schema.AllowedDeletes(context.Background(), user.Writes(db), db, nil,
 		influxql.MustParseExpr(`region = 'r1'`))
 	if err != nil {

@@ -26,10 +26,8 @@ import (
 // Schema answers what SHOW statements ask the store, over the whole cluster. It has many methods because the engine's
 // store has one for each list and each count, and each of them asks this node and others in a way of its own.
 type Schema struct {
-	// Whole says which copies may be read.
-	Whole Whole
-	// Sketches estimate the number of series.
-	Sketches *Sketches
+	whole    Whole     // which copies may be read
+	sketches *Sketches // that estimate the number of series
 
 	report *Report         // of the statement; nil for none
 	share  *budget.Share   // of this node's memory
@@ -41,8 +39,8 @@ type Schema struct {
 }
 
 // NewSchema returns the schema of the cluster as seen from one node.
-func NewSchema(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *Schema {
-	return &Schema{Sketches: &Sketches{}, meta: meta, store: store, pool: pool}
+func NewSchema(d Deps) *Schema {
+	return &Schema{whole: d.Whole, sketches: d.Sketches, meta: d.Meta, store: d.Store, pool: d.Pool}
 }
 
 // For returns the schema for one statement of a user, which ends when ending does, notes in the report what it could
@@ -124,7 +122,7 @@ func (s *Schema) split(ids []uint64, allowed *restrict.Filter) (others *owned, m
 	for _, id := range ids {
 		want[id] = true
 	}
-	others = newOwned(s.meta, s.pool, s.Whole, s.report)
+	others = newOwned(s.meta, s.pool, s.whole, s.report)
 	others.allowed = allowed
 	var shards []emeta.ShardInfo
 	for _, sh := range others.state.Shards() {
@@ -327,7 +325,7 @@ func (s *Schema) SeriesCardinality(ctx context.Context, db string) (int64, error
 	var mu sync.Mutex
 	var all tally
 	err = s.each(ctx, shards, nil, func(mine []uint64) error {
-		_, hashes, counts, err := s.Sketches.of(budget.With(ctx, s.share), s.store, mine)
+		_, hashes, counts, err := s.sketches.of(budget.With(ctx, s.share), s.store, mine)
 		if err != nil {
 			return err
 		}

@@ -48,12 +48,10 @@ const (
 // are compressed, the handler's own copy of the answer is many times as large,
 // and the limits bound both.
 type SeriesReader struct {
-	MaxPoints int            // of one read; 0 is maxReadPoints
-	MaxSeries int            // of one read, each field counts; 0 is maxReadSeries
-	Timeout   time.Duration  // of one read; 0 is no limit
-	Whole     Whole          // which copies may be read
-	Silence   time.Duration  // after which a node that gives no sign of life is passed over
-	Budget    *budget.Budget // the memory of this node for queries; nil is no limit
+	limits  ReadLimits
+	whole   Whole          // which copies may be read
+	silence time.Duration  // after which a node that gives no sign of life is passed over
+	budget  *budget.Budget // the memory of this node for queries; nil is no limit
 
 	meta  Metadata
 	store *tsdb.Store
@@ -61,9 +59,19 @@ type SeriesReader struct {
 	n     atomic.Int64
 }
 
-// NewSeriesReader returns a reader for the node that store belongs to.
-func NewSeriesReader(meta Metadata, store *tsdb.Store, pool *rpc.Pool) *SeriesReader {
-	return &SeriesReader{Silence: askTimeout, meta: meta, store: store, pool: pool}
+// ReadLimits end one read that would take too much.
+type ReadLimits struct {
+	MaxPoints int           // 0 is maxReadPoints
+	MaxSeries int           // each field counts; 0 is maxReadSeries
+	Timeout   time.Duration // 0 is no limit
+}
+
+// NewSeriesReader returns the reader of a node.
+func NewSeriesReader(d Deps, limits ReadLimits) *SeriesReader {
+	return &SeriesReader{
+		limits: limits, whole: d.Whole, silence: askTimeout, budget: d.Budget,
+		meta: d.Meta, store: d.Store, pool: d.Pool,
+	}
 }
 
 // Requests is how many reads were asked for.
@@ -105,12 +113,12 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 	if err != nil {
 		return nil, fmt.Errorf("encode the predicate for other nodes: %w", err)
 	}
-	if s.Timeout > 0 {
+	if s.limits.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, s.Timeout, query.ErrQueryTimeoutLimitExceeded)
+		ctx, cancel = context.WithTimeoutCause(ctx, s.limits.Timeout, query.ErrQueryTimeoutLimitExceeded)
 		defer cancel()
 	}
-	share := s.Budget.Open()
+	share := s.budget.Open()
 	ctx, cancel := context.WithCancelCause(budget.With(ctx, share))
 	defer cancel(nil)
 	defer share.OnEnd(func(err error) { cancel(err) })()
@@ -118,7 +126,7 @@ func (s *SeriesReader) ReadFilter(ctx context.Context, req *datatypes.ReadFilter
 		reader: s, read: read, share: share,
 		request: &rpc.ReadSeriesRequest{Predicate: predicate, MinTime: read.min, MaxTime: read.max},
 	}
-	others := newOwned(s.meta, s.pool, s.Whole, report)
+	others := newOwned(s.meta, s.pool, s.whole, report)
 	others.allowed = restrict.Of(ctx)
 	series, err := g.run(ctx, newSource(others, s.store, groups))
 	if err != nil {
@@ -233,7 +241,7 @@ func (g *gathering) ask(ctx context.Context, from peer, ids []uint64) (not passe
 		}
 	}()
 	for {
-		c, err := listen(ctx, cancel, g.reader.Silence, chunks.Recv)
+		c, err := listen(ctx, cancel, g.reader.silence, chunks.Recv)
 		switch {
 		case err == io.EOF:
 			g.keep(p)
@@ -270,7 +278,7 @@ func (g *gathering) grow(n int64) error {
 }
 
 func (g *gathering) limitSeries(n int) error {
-	if limit := cmp.Or(g.reader.MaxSeries, maxReadSeries); n > limit {
+	if limit := cmp.Or(g.reader.limits.MaxSeries, maxReadSeries); n > limit {
 		return tooMuch("max-select-series", int64(n), int64(limit))
 	}
 	return nil
@@ -338,7 +346,7 @@ func (p *part) add(b *rpc.ReadSeriesChunk_Block, a *cursors.FloatArray) error {
 	if err := p.gathering.grow(costOfSample*n + int64(len(b.Points))); err != nil {
 		return err
 	}
-	if limit := int64(cmp.Or(p.gathering.reader.MaxPoints, maxReadPoints)); p.gathering.points.Add(n) > limit {
+	if limit := int64(cmp.Or(p.gathering.reader.limits.MaxPoints, maxReadPoints)); p.gathering.points.Add(n) > limit {
 		return tooMuch("max-select-point", p.gathering.points.Load(), limit)
 	}
 	return nil

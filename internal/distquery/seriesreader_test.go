@@ -62,7 +62,7 @@ func (s *seriesStream) Send(c *rpc.ReadSeriesChunk) error {
 func (c *testCluster) seriesReader(t testing.TB, n *testNode) *SeriesReader {
 	pool := &rpc.Pool{Blocked: func(addr string) bool { return c.Blocked[addr] }}
 	t.Cleanup(func() { pool.Close() })
-	return NewSeriesReader(view{c.meta, c, n.id}, n.store, pool)
+	return NewSeriesReader(c.deps(n, pool), ReadLimits{})
 }
 
 type filterReader interface {
@@ -251,7 +251,7 @@ func TestSeriesOfANodeThatFailsAreReadFromAnother(t *testing.T) {
 			}
 			for _, n := range asked {
 				r := c.seriesReader(t, n)
-				r.Silence = 2 * time.Second
+				r.silence = 2 * time.Second
 				for _, other := range c.nodes {
 					if fails.Store(other.id); other != n {
 						if got := answer(t, r, readRequest(t, nil, 0, everything)); got != want {
@@ -358,7 +358,7 @@ func TestReadsAreLimited(t *testing.T) {
 	} {
 		for _, n := range c.nodes {
 			r := c.seriesReader(t, n)
-			r.MaxPoints, r.MaxSeries = tt.points, tt.series
+			r.limits.MaxPoints, r.limits.MaxSeries = tt.points, tt.series
 			got := answer(t, r, req)
 			if tt.want == "" && (got == "" || strings.HasPrefix(got, "error")) || !strings.HasPrefix(got, tt.want) {
 				t.Errorf("%d points, %d series: node %d answers %.100q, want %q", tt.points, tt.series, n.id, got, tt.want)
@@ -366,7 +366,7 @@ func TestReadsAreLimited(t *testing.T) {
 		}
 	}
 	r := c.seriesReader(t, c.nodes[0])
-	r.Timeout = time.Nanosecond
+	r.limits.Timeout = time.Nanosecond
 	if _, err := r.ReadFilter(context.Background(), req); !errors.Is(err, query.ErrQueryTimeoutLimitExceeded) {
 		t.Errorf("%v, want the timeout", err)
 	}

@@ -34,27 +34,24 @@ const (
 type Server struct {
 	rpc.UnimplementedQueryServer
 
-	// Beat is the time between two signs of life of an iterator.
-	Beat time.Duration
-	// Chunk is how many bytes of points are sent at once.
-	Chunk int
-	// Whole says which copies may be read.
-	Whole Whole
-	// Budget is the memory of this node for queries; nil is no limit.
-	Budget *budget.Budget
-	// Vector says how aggregates are answered.
-	Vector Vector
-	// Sketches estimate the number of series.
-	Sketches *Sketches
+	beat  time.Duration // between two signs of life of an iterator
+	chunk int           // how many bytes of points are sent at once
+
+	whole    Whole          // which copies may be read
+	budget   *budget.Budget // the memory of this node for queries; nil is no limit
+	vector   Vector         // how aggregates are answered
+	sketches *Sketches      // that estimate the number of series
 
 	store *tsdb.Store
 	log   *zap.Logger
 }
 
-// NewServer returns the server over store.
-func NewServer(store *tsdb.Store, log *zap.Logger) *Server {
-	return &Server{Beat: time.Second, Chunk: chunkSize, Vector: Vector{On: true}, Sketches: &Sketches{}, store: store,
-		log: log}
+// NewServer returns the server of a node, which asks no others.
+func NewServer(d Deps) *Server {
+	return &Server{
+		beat: time.Second, chunk: chunkSize,
+		whole: d.Whole, budget: d.Budget, vector: d.Vector, sketches: d.Sketches, store: d.Store, log: d.Log,
+	}
 }
 
 // guard turns a panic of the engine into an error of one call.
@@ -68,10 +65,10 @@ func (s *Server) guard(err *error) {
 // begin opens the share of memory of one question. The context that it returns carries the share, and ends when the
 // budget ends the question. end must be deferred with the question's error.
 func (s *Server) begin(ctx context.Context) (_ context.Context, end func(*error)) {
-	if s.Budget == nil {
+	if s.budget == nil {
 		return ctx, func(*error) {}
 	}
-	share := s.Budget.Open()
+	share := s.budget.Open()
 	ctx, cancel := context.WithCancelCause(budget.With(ctx, share))
 	stop := share.OnEnd(func(err error) { cancel(err) })
 	return ctx, func(err *error) {
@@ -119,7 +116,7 @@ func decode(encoded []byte) (*influxql.Measurement, query.IteratorOptions, error
 func (s *Server) readable(ctx context.Context, asked []uint64, incomplete bool) (ids []uint64, not passed) {
 	var unfit map[uint64]copystate.Unfit
 	if !incomplete {
-		unfit = s.Whole.unfit(ctx, asked)
+		unfit = s.whole.unfit(ctx, asked)
 	}
 	for _, id := range asked {
 		exists := s.store.Shard(id) != nil
@@ -142,7 +139,7 @@ func (s *Server) CreateIterator(r *rpc.IteratorRequest, out rpc.Query_CreateIter
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
 	to := &sender{out: out}
-	defer to.beat(s.Beat)()
+	defer to.beat(s.beat)()
 	return s.iterate(ctx, r, to)
 }
 
@@ -168,7 +165,7 @@ func (s *Server) iterate(ctx context.Context, r *rpc.IteratorRequest, to *sender
 		return err
 	}
 	ids, not := s.readable(ctx, r.ShardIds, r.Incomplete)
-	v := s.Vector
+	v := s.vector
 	v.On = v.On && !r.Incomplete // of a copy that is known to be damaged, the engine reads what is sound
 	ins, missing, err := openShards(ctx, s.store, v, ids, mm, opts)
 	if err != nil {
@@ -288,7 +285,7 @@ func (s *Server) encodeAll(to *sender, list maybe) error {
 		send := func(chunk []byte) error { return to.points(call, chunk) }
 		run := func() (err error) {
 			defer s.guard(&err)
-			return (&encoder{size: s.Chunk, send: send}).encode(itr)
+			return (&encoder{size: s.chunk, send: send}).encode(itr)
 		}
 		if len(list) == 1 {
 			return run()

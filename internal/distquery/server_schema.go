@@ -96,7 +96,7 @@ func (s *Server) Measurements(r *rpc.SchemaRequest, out rpc.Query_MeasurementsSe
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
 	to := &signed[rpc.MeasurementsChunk]{to: out.Send}
-	defer beat(s.Beat, to.sign)()
+	defer beat(s.beat, to.sign)()
 	if err := to.send(&rpc.MeasurementsChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func (s *Server) TagValues(r *rpc.SchemaRequest, out rpc.Query_TagValuesServer) 
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
 	to := &signed[rpc.TagValuesChunk]{to: out.Send}
-	defer beat(s.Beat, to.sign)()
+	defer beat(s.beat, to.sign)()
 	if err := to.send(&rpc.TagValuesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (s *Server) sendList(list schemaList, send func(part []entry) error) error 
 		}
 		part = append(part, e)
 		size += len(e.measurement) + len(e.Key) + len(e.Value)
-		if size < s.Chunk && len(part) < chunkLen {
+		if size < s.chunk && len(part) < chunkLen {
 			continue
 		}
 		if err := send(part); err != nil {
@@ -192,7 +192,7 @@ func (s *Server) SeriesSketch(ctx context.Context, r *rpc.SchemaRequest) (_ *rpc
 		resp.Count = series.Cardinality()
 		return resp, nil
 	}
-	n, hashes, counts, err := s.Sketches.of(ctx, s.store, ids)
+	n, hashes, counts, err := s.sketches.of(ctx, s.store, ids)
 	if err != nil {
 		return nil, failure(err)
 	}

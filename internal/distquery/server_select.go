@@ -24,7 +24,7 @@ func (s *Server) Select(r *rpc.SelectRequest, out rpc.Query_SelectServer) (err e
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
 	to := &sender{out: out}
-	defer to.beat(s.Beat)()
+	defer to.beat(s.beat)()
 	answer, known, err := s.schema(ctx, r)
 	if err != nil {
 		return err

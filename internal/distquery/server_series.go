@@ -28,8 +28,8 @@ func (s *Server) ReadSeries(r *rpc.ReadSeriesRequest, out rpc.Query_ReadSeriesSe
 	}
 	ctx, end := s.begin(out.Context())
 	defer end(&err)
-	to := &blockSender{signed: signed[rpc.ReadSeriesChunk]{to: out.Send}, size: s.Chunk}
-	defer beat(s.Beat, to.sign)()
+	to := &blockSender{signed: signed[rpc.ReadSeriesChunk]{to: out.Send}, size: s.chunk}
+	defer beat(s.beat, to.sign)()
 	held, not := s.readable(out.Context(), r.ShardIds, false)
 	if err := to.send(&rpc.ReadSeriesChunk{Missing: not.missing, Unfit: not.unfit}); err != nil {
 		return err

@@ -60,7 +60,7 @@ func exprText(opt query.IteratorOptions) string {
 
 // shareable reports whether a call can be opened with others.
 func (e *ShardMapper) shareable(mm *influxql.Measurement, opt query.IteratorOptions) bool {
-	return e.Vector.On && shareable(mm, opt)
+	return e.vector.On && shareable(mm, opt)
 }
 
 func shareable(mm *influxql.Measurement, opt query.IteratorOptions) bool {

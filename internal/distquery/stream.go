@@ -51,7 +51,7 @@ func (r *reading) openStream(asking context.Context, p peer, req *rpc.IteratorRe
 		}
 		req.Span = b
 	}
-	return startStream(r.ctx, asking, r.e.Silence, p,
+	return startStream(r.ctx, asking, r.e.silence, p,
 		func(ctx context.Context) (rpc.Query_CreateIteratorClient, error) {
 			return p.CreateIterator(ctx, req)
 		})

@@ -75,14 +75,14 @@ func TestAggregatesAnswerAsTheEngineDoes(t *testing.T) {
 func same(t *testing.T, text string, n *testNode, want, got []any) {
 	t.Helper()
 	if d := cmp.Diff(want, got, cmpopts.EquateApprox(1e-12, 0)); d != "" {
-		t.Fatalf("%s\nnode %d (arrays: %t) and a plain node differ:\n%s", text, n.id, n.server.Vector.On, d)
+		t.Fatalf("%s\nnode %d (arrays: %t) and a plain node differ:\n%s", text, n.id, n.server.vector.On, d)
 	}
 }
 
 // vector sets on all nodes whether aggregates are computed from arrays.
 func (c *testCluster) vector(on bool) {
 	for _, n := range c.nodes {
-		n.server.Vector.On, n.mapper.Vector.On = on, on
+		n.server.vector.On, n.mapper.vector.On = on, on
 	}
 }
 

@@ -41,16 +41,16 @@ type bounds struct {
 	maxBody  int64 // 0 is no limit
 	queries  *budget.Budget
 	requests *budget.Requests
-	load     *Load         // nil for not counted
-	page     *http.Handler // of the cluster
-	deletes  **httpd.Handler
-	one      *func(*httpd.Handler) *httpd.Handler
+	load     *Load          // nil for not counted
+	page     http.Handler   // of the cluster; nil for none
+	deletes  *httpd.Handler // nil for next
+	one      func(*httpd.Handler) *httpd.Handler
 }
 
 // user is the handler for a request whose user the engine's handler does not pass on.
 func (b *bounds) user(usual http.Handler) http.Handler {
-	if of, engine := usual.(*httpd.Handler); engine && b.one != nil && *b.one != nil {
-		if h := (*b.one)(of); h != nil {
+	if of, engine := usual.(*httpd.Handler); engine && b.one != nil {
+		if h := b.one(of); h != nil {
 			return h
 		}
 	}
@@ -96,12 +96,12 @@ const pagePath = "/cluster"
 
 // servePage hands a request to the page, which knows who is logged in.
 func (b *bounds) servePage(w http.ResponseWriter, r *http.Request) {
-	if *b.page == nil {
+	if b.page == nil {
 		refuse(w, http.StatusNotFound, "this server has no page of the cluster")
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, b.limit(maxSmallBody))
-	(*b.page).ServeHTTP(w, r)
+	b.page.ServeHTTP(w, r)
 }
 
 // write looks at the lines on their way to the engine, which bounds how many bytes it reads.
@@ -170,8 +170,8 @@ func (b *bounds) delete(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	usual := b.next
-	if b.deletes != nil && *b.deletes != nil {
-		usual = *b.deletes
+	if b.deletes != nil {
+		usual = b.deletes
 	}
 	b.user(usual).ServeHTTP(w, r)
 }

@@ -33,7 +33,9 @@ func open(t *testing.T, config func(*httpd.Config)) (tcp, unix *http.Client, s *
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { certs.Close() })
-	s = New(cfg, certs, nil, &budget.Requests{}, &Load{})
+	s = New(Deps{
+		Config: cfg, Certs: certs, Handler: httpd.NewHandler(cfg), Requests: &budget.Requests{}, Load: &Load{},
+	})
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +74,7 @@ func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	t.Parallel()
 	tcp, _, s := open(t, func(c *httpd.Config) { c.MaxConnectionLimit = 1 })
 	defer s.Close()
-	first, err := net.Dial("tcp", s.cfg.BindAddress)
+	first, err := net.Dial("tcp", s.deps.Config.BindAddress)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,9 +98,11 @@ func (n *Node) openOperations(context.Context) error {
 	n.entropy = routes.NewHandler(all, server.UserOf)
 	n.page = page.New(page.Deps{
 		Address: s.HTTPAddr(), Kind: "meta", Version: version.String(), State: s.State, View: all, Pool: s.Pool(),
-		AskRaft: s.AskRaft, Auth: n.deps.Config.Meta.AuthEnabled,
-		Trusted: n.deps.Config.Meta.InternalSharedSecret.Verify,
-		LDAP:    n.ldap, Log: s.Log(),
+		AskRaft: s.AskRaft, Log: s.Log(),
+		Logins: page.NewLogins(page.LoginDeps{
+			On: n.deps.Config.Meta.AuthEnabled, State: s.State, LDAP: n.ldap,
+			Trusted: n.deps.Config.Meta.InternalSharedSecret.Verify,
+		}),
 	})
 	return nil
 }

@@ -23,6 +23,6 @@ func newCluster(t testing.TB, shards int) *testCluster {
 	c := pagetest.New(t, 3, shards)
 	return &testCluster{c, Deps{
 		Address: "data:8086", Kind: "data", Version: "1", State: c.State, Pool: c.Pool, View: c.View, AskRaft: c.AskRaft,
-		Log: zap.NewNop(),
+		Logins: NewLogins(LoginDeps{State: c.State}), Log: zap.NewNop(),
 	}}
 }

@@ -182,10 +182,10 @@ func TestNobodyIsAskedWhileNoPageIsOpen(t *testing.T) {
 func TestAStreamEndsWithTheUsersRights(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2)
-	c.deps.Auth = true
+	c.deps.Logins = NewLogins(LoginDeps{On: true, State: c.deps.State})
 	p := New(c.deps)
 	defer p.Close()
-	l, err := p.sessions.begin("paul", "pw")
+	l, err := p.deps.Logins.begin("paul", "pw")
 	if err != nil {
 		t.Fatal(err)
 	}

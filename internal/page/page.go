@@ -19,7 +19,6 @@ import (
 	"concord/internal/entropy/api"
 	"concord/internal/entropy/routes"
 	"concord/internal/entropy/view"
-	"concord/internal/ldap"
 	"concord/internal/meta/password"
 	"concord/internal/rpc"
 )
@@ -45,43 +44,25 @@ type Deps struct {
 	Own     rpc.OverviewServer // of this data node; nil on meta nodes
 	AskRaft AskRaft
 
-	Auth bool        // clients must log in
-	LDAP *ldap.Users // decides who may log in while LDAP is on; nil for never
-	// Trusted is nil for a token of the shared secret, whose bearer may do everything, as influxd-ctl -auth-type jwt.
-	// It is nil itself where no such token counts.
-	Trusted func(token string) error
-	// answers /query with basic authentication, for which Token is a password, too; nil on meta nodes
+	Logins *Logins
+	// answers /query with basic authentication, for which the token of a login is a password, too; nil on meta nodes
 	Query http.Handler
 	Log   *zap.Logger
 }
 
 // Page serves the page.
 type Page struct {
-	deps     Deps
-	sessions *sessions
-	hub      *hub
-	loads    loads
-	repair   http.Handler
-	static   http.Handler
-	etag     string // of all files of the page
+	deps   Deps
+	hub    *hub
+	loads  loads
+	repair http.Handler
+	static http.Handler
+	etag   string // of all files of the page
 }
 
 // New returns the page of a node.
 func New(d Deps) *Page {
 	p := &Page{deps: d, hub: newHub(d)}
-	p.sessions = &sessions{
-		on: d.Auth, trusted: d.Trusted, passwords: password.NewChecker(), now: time.Now,
-		logins: make(map[[32]byte]*login),
-		users: func(name string) *cluster.User {
-			if d.LDAP.On() {
-				return d.LDAP.User(name)
-			}
-			return d.State().User(name)
-		},
-		all:      func() []emeta.UserInfo { return d.State().AllUsers() },
-		ldap:     d.LDAP,
-		anyAdmin: func() bool { return d.LDAP.On() || d.State().AdminExists() },
-	}
 	p.repair = routes.NewHandler(d.View, userOf)
 	files, err := fs.Sub(embedded, "static")
 	if err != nil {
@@ -113,18 +94,6 @@ func etagOf(files fs.FS) string {
 // Close ends all streams. The page answers other requests after it.
 func (p *Page) Close() error {
 	p.hub.close()
-	return nil
-}
-
-// Token returns the user whose login has a token, nil for none. It lets a login of the page ask /query.
-func (p *Page) Token(name, token string) emeta.User {
-	l := p.sessions.find(token)
-	if l == nil || l.name != name {
-		return nil
-	}
-	if u, ok := l.renewed(); ok {
-		return u
-	}
 	return nil
 }
 
@@ -269,7 +238,7 @@ func (p *Page) serve(w http.ResponseWriter, r *http.Request) error {
 	if rt.need == everybody {
 		return rt.serve(p, w, r, nil)
 	}
-	l, err := p.sessions.of(r)
+	l, err := p.deps.Logins.of(r)
 	if err != nil {
 		return err
 	}
@@ -337,8 +306,8 @@ type Session struct {
 }
 
 func (p *Page) session(w http.ResponseWriter, r *http.Request, _ *login) error {
-	out := Session{Auth: p.deps.Auth, Query: p.deps.Query != nil}
-	if l, err := p.sessions.of(r); err == nil {
+	out := Session{Auth: p.deps.Logins.deps.On, Query: p.deps.Query != nil}
+	if l, err := p.deps.Logins.of(r); err == nil {
 		out.User, out.Admin, out.Ready = l.name, isAdmin(l.user()), true
 	}
 	answer(w, http.StatusOK, out)
@@ -350,10 +319,10 @@ func (p *Page) login(w http.ResponseWriter, r *http.Request, _ *login) error {
 	if err := read(r, &given); err != nil {
 		return err
 	}
-	if !p.deps.Auth {
+	if !p.deps.Logins.deps.On {
 		return badRequest("nobody has to log in: authentication is off")
 	}
-	l, err := p.sessions.begin(given.Username, given.Password)
+	l, err := p.deps.Logins.begin(given.Username, given.Password)
 	if err != nil {
 		return err
 	}
@@ -366,8 +335,8 @@ func (p *Page) login(w http.ResponseWriter, r *http.Request, _ *login) error {
 
 func (p *Page) logout(w http.ResponseWriter, r *http.Request, _ *login) error {
 	if c, err := r.Cookie(cookieName(r)); err == nil {
-		if l := p.sessions.find(c.Value); l != nil {
-			p.sessions.end(l)
+		if l := p.deps.Logins.find(c.Value); l != nil {
+			p.deps.Logins.end(l)
 			p.hub.soon() // its streams end
 		}
 	}

@@ -22,7 +22,7 @@ import (
 func secured(t *testing.T, change func(*Deps)) (*testCluster, *Page) {
 	t.Helper()
 	c := newCluster(t, 4)
-	c.deps.Auth = true
+	c.deps.Logins = NewLogins(LoginDeps{On: true, State: c.deps.State})
 	if change != nil {
 		change(&c.deps)
 	}
@@ -167,7 +167,7 @@ func TestALoginEnds(t *testing.T) {
 	t.Parallel()
 	c, p := secured(t, nil)
 	now := time.Now()
-	p.sessions.now = func() time.Time { return now }
+	p.deps.Logins.now = func() time.Time { return now }
 	code := func(user func(*http.Request)) int { return request(p, http.MethodGet, "/state", "", user).Code }
 
 	user := loggedIn(t, p, "paul")
@@ -215,15 +215,15 @@ func TestLoginsAreBounded(t *testing.T) {
 	t.Parallel()
 	_, p := secured(t, nil)
 	now := time.Now()
-	p.sessions.now = func() time.Time { return now }
+	p.deps.Logins.now = func() time.Time { return now }
 	first := loggedIn(t, p, "root")
 	for range maxLogins {
 		now = now.Add(time.Millisecond)
-		if _, err := p.sessions.begin("paul", "pw"); err != nil {
+		if _, err := p.deps.Logins.begin("paul", "pw"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := len(p.sessions.logins); n > maxLogins {
+	if n := len(p.deps.Logins.logins); n > maxLogins {
 		t.Errorf("%d logins are remembered", n)
 	}
 	if w := request(p, http.MethodGet, "/state", "", first); w.Code != http.StatusUnauthorized {
@@ -311,7 +311,7 @@ func TestQueryRunsAsTheUserOfThePage(t *testing.T) {
 	var p *Page
 	engine := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name, token, _ := r.BasicAuth()
-		user := p.Token(name, token)
+		user := p.deps.Logins.Token(name, token)
 		if user == nil && token != "pw" {
 			http.Error(w, "not authenticated", http.StatusUnauthorized)
 			return
@@ -336,14 +336,14 @@ func TestQueryRunsAsTheUserOfThePage(t *testing.T) {
 	if w.Code != http.StatusRequestEntityTooLarge {
 		t.Errorf("an answer that is too large: %d %.100s", w.Code, w.Body)
 	}
-	if p.Token("root", "") != nil || p.Token("root", "made up") != nil {
+	if p.deps.Logins.Token("root", "") != nil || p.deps.Logins.Token("root", "made up") != nil {
 		t.Error("a token that nobody has logs in")
 	}
-	l, err := p.sessions.begin("paul", "pw")
+	l, err := p.deps.Logins.begin("paul", "pw")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if p.Token("root", l.token) != nil {
+	if p.deps.Logins.Token("root", l.token) != nil {
 		t.Error("the token of one user logs another one in")
 	}
 }

@@ -36,13 +36,13 @@ var (
 
 // login is a user that has proven who it is.
 type login struct {
-	of    *sessions
+	of    *Logins
 	name  string // empty when authentication is off
 	hash  string // of the password with which it logged in
 	token string // empty for basic authentication
 	began time.Time
 
-	used time.Time // guarded by sessions.mu
+	used time.Time // guarded by Logins.mu
 }
 
 // user is the user with the rights that it has now, nil for one that may do everything.
@@ -57,7 +57,7 @@ func (l *login) renewed() (emeta.User, bool) {
 	if l.name == "" {
 		return nil, true
 	}
-	u := l.of.users(l.name)
+	u := l.of.user(l.name)
 	if u == nil || u.Hash != l.hash {
 		return nobody, false
 	}
@@ -70,24 +70,56 @@ func (l *login) renewed() (emeta.User, bool) {
 // nobody may see and do nothing.
 var nobody emeta.User = &emeta.UserInfo{}
 
-// sessions are the logins that came with the form. They are in memory alone: a node that starts again has forgotten
-// them, and no key signs them that could be lost.
-type sessions struct {
-	on        bool // clients must log in
-	users     func(name string) *cluster.User
-	all       func() []emeta.UserInfo // without those of LDAP
-	anyAdmin  func() bool
+// LoginDeps is what decides who may log in.
+type LoginDeps struct {
+	On    bool // clients must log in
+	State func() *cluster.State
+	LDAP  *ldap.Users // decides while LDAP is on; nil for never
+	// Trusted is nil for a token of the shared secret, whose bearer may do everything, as influxd-ctl -auth-type jwt.
+	// It is nil itself where no such token counts.
+	Trusted func(token string) error
+}
+
+// Logins are those that came with the form of the page. They are in memory alone: a node that starts again has
+// forgotten them, and no key signs them that could be lost.
+type Logins struct {
+	deps      LoginDeps
 	passwords *password.Checker
-	ldap      *ldap.Users              // nil for none
-	trusted   func(token string) error // as Deps.Trusted
 	now       func() time.Time
 
 	mu     sync.Mutex
 	logins map[[sha256.Size]byte]*login // by the sum of the token
 }
 
+// NewLogins returns the logins of a node, which are none at first.
+func NewLogins(d LoginDeps) *Logins {
+	return &Logins{
+		deps: d, passwords: password.NewChecker(), now: time.Now, logins: make(map[[sha256.Size]byte]*login),
+	}
+}
+
+// Token returns the user whose login has a token, nil for none. It lets a login of the page ask /query.
+func (s *Logins) Token(name, token string) emeta.User {
+	l := s.find(token)
+	if l == nil || l.name != name {
+		return nil
+	}
+	if u, ok := l.renewed(); ok {
+		return u
+	}
+	return nil
+}
+
+// user is the user with a name, nil for none.
+func (s *Logins) user(name string) *cluster.User {
+	if s.deps.LDAP.On() {
+		return s.deps.LDAP.User(name)
+	}
+	return s.deps.State().User(name)
+}
+
 // begin logs a user in, and returns the token.
-func (s *sessions) begin(name, given string) (*login, error) {
+func (s *Logins) begin(name, given string) (*login, error) {
 	l, err := s.check(name, given)
 	if err != nil {
 		return nil, err
@@ -103,7 +135,7 @@ func (s *sessions) begin(name, given string) (*login, error) {
 }
 
 // makeRoom forgets logins that do not count any more, and the oldest one when there are too many. mu must be held.
-func (s *sessions) makeRoom() {
+func (s *Logins) makeRoom() {
 	var oldest [sha256.Size]byte
 	var at *login
 	for sum, l := range s.logins {
@@ -118,18 +150,18 @@ func (s *sessions) makeRoom() {
 	}
 }
 
-func (s *sessions) over(l *login) bool {
+func (s *Logins) over(l *login) bool {
 	now := s.now()
 	return now.Sub(l.used) > idleLogin || now.Sub(l.began) > longLogin
 }
 
 // check checks a password.
-func (s *sessions) check(name, given string) (*login, error) {
-	if !s.anyAdmin() {
+func (s *Logins) check(name, given string) (*login, error) {
+	if !s.deps.LDAP.On() && !s.deps.State().AdminExists() {
 		return nil, errNoUser
 	}
-	if s.ldap.On() {
-		u, err := s.ldap.Authenticate(name, given)
+	if s.deps.LDAP.On() {
+		u, err := s.deps.LDAP.Authenticate(name, given)
 		switch {
 		case errors.Is(err, password.ErrBusy):
 			return nil, err
@@ -140,8 +172,8 @@ func (s *sessions) check(name, given string) (*login, error) {
 		}
 		return &login{of: s, name: u.Name, hash: u.Hash, began: s.now(), used: s.now()}, nil
 	}
-	u := s.users(name)
-	if err := s.passwords.Check(s.all(), u.Info(), name, given); errors.Is(err, password.ErrBusy) {
+	u := s.user(name)
+	if err := s.passwords.Check(s.deps.State().AllUsers(), u.Info(), name, given); errors.Is(err, password.ErrBusy) {
 		return nil, err
 	} else if err != nil {
 		return nil, errWrong
@@ -150,7 +182,7 @@ func (s *sessions) check(name, given string) (*login, error) {
 }
 
 // find returns the login with a token, nil for none that counts.
-func (s *sessions) find(token string) *login {
+func (s *Logins) find(token string) *login {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sum := sha256.Sum256([]byte(token))
@@ -166,22 +198,22 @@ func (s *sessions) find(token string) *login {
 }
 
 // use notes that a login was used.
-func (s *sessions) use(l *login) {
+func (s *Logins) use(l *login) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.used = s.now()
 }
 
 // end logs out.
-func (s *sessions) end(l *login) {
+func (s *Logins) end(l *login) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.logins, sha256.Sum256([]byte(l.token)))
 }
 
 // of returns who sends a request.
-func (s *sessions) of(r *http.Request) (*login, error) {
-	if !s.on {
+func (s *Logins) of(r *http.Request) (*login, error) {
+	if !s.deps.On {
 		return &login{of: s}, nil
 	}
 	if c, err := r.Cookie(cookieName(r)); err == nil {
@@ -195,8 +227,8 @@ func (s *sessions) of(r *http.Request) (*login, error) {
 	if name, given, ok := r.BasicAuth(); ok {
 		return s.check(name, given)
 	}
-	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok && s.trusted != nil {
-		if err := s.trusted(token); err != nil {
+	if token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok && s.deps.Trusted != nil {
+		if err := s.deps.Trusted(token); err != nil {
 			return nil, statusError{http.StatusUnauthorized, err}
 		}
 		return &login{of: s}, nil

@@ -24,8 +24,7 @@ import (
 // all of them were read and found sound; then the engine gets the plan, and finds the files in the page cache. A group
 // with a damaged file is given back, and the damage is told. What goes bad between the two reads is not seen.
 type Gate struct {
-	// OnDamage is told of damaged files, once for each. Set it before the store opens.
-	OnDamage func(shard uint64, found []*tsmfile.Damage)
+	onDamage func(shard uint64, found []*tsmfile.Damage) // nil for nobody
 
 	limit *rate.Limiter
 	stop  context.CancelFunc
@@ -49,15 +48,16 @@ type verified struct {
 const stillSound = 10 * time.Minute
 
 // NewGate returns a gate for a store with that configuration. It reads at twice the rate at which compactions may
-// write: what they read is about as much as they write, and verifying shall not hold them up.
-func NewGate(cfg tsdb.Config) *Gate {
+// write: what they read is about as much as they write, and verifying shall not hold them up. onDamage, unless it is
+// nil, is told of damaged files, once for each.
+func NewGate(cfg tsdb.Config, onDamage func(shard uint64, found []*tsmfile.Damage)) *Gate {
 	limit := rate.NewLimiter(rate.Inf, 0)
 	if n := int(cfg.CompactThroughput); n > 0 {
 		limit = rate.NewLimiter(rate.Limit(2*n), max(2*n, 1<<20))
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	g := &Gate{
-		limit: limit, stop: stop, wake: make(chan struct{}, 1), due: make(map[string]struct{}),
+		onDamage: onDamage, limit: limit, stop: stop, wake: make(chan struct{}, 1), due: make(map[string]struct{}),
 		files: make(map[string]*verified),
 	}
 	g.wg.Add(1)
@@ -131,8 +131,8 @@ func (g *Gate) verify(ctx context.Context, path string) {
 		g.files[path] = &verified{size: info.Size(), modified: info.ModTime(), at: time.Now(), sound: len(found) == 0}
 	}
 	g.mu.Unlock()
-	if id, ok := shardOf(path); ok && len(found) > 0 && g.OnDamage != nil {
-		g.OnDamage(id, found)
+	if id, ok := shardOf(path); ok && len(found) > 0 && g.onDamage != nil {
+		g.onDamage(id, found)
 	}
 }
 

@@ -41,8 +41,7 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*tsmfile
 	s.EngineOptions.Config = tsdb.NewConfig()
 	s.EngineOptions.Config.WALDir = plain.EngineOptions.Config.WALDir
 	found := make(chan []*tsmfile.Damage, 100)
-	gate := NewGate(s.EngineOptions.Config)
-	gate.OnDamage = func(_ uint64, d []*tsmfile.Damage) { found <- d }
+	gate := NewGate(s.EngineOptions.Config, func(_ uint64, d []*tsmfile.Damage) { found <- d })
 	s.EngineOptions.CompactionPlannerCreator = gate.Planner
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
@@ -97,7 +96,7 @@ func TestNothingIsPlannedWhileCompactionsAreHeldOff(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &planner{files: e.FileStore, gate: NewGate(s.EngineOptions.Config)}
+	p := &planner{files: e.FileStore, gate: NewGate(s.EngineOptions.Config, nil)}
 	t.Cleanup(func() { p.gate.Close() })
 	planned := func() (is bool) {
 		p.pass(&plan{}, func() plan { is = true; return plan{} })

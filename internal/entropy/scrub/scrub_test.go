@@ -38,7 +38,7 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	t.Helper()
 	s := tsdb.NewStore(t.TempDir())
 	s.EngineOptions.Config.WALDir = t.TempDir()
-	gate := NewGate(s.EngineOptions.Config)
+	gate := NewGate(s.EngineOptions.Config, nil)
 	s.EngineOptions.CompactionPlannerCreator = gate.Planner
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
