@@ -49,10 +49,11 @@ type node struct {
 	back   []uint64 // nodes that were heard of again
 	gone   []uint64 // nodes of which all processes are gone
 	gaveUp bool
-	began  uint64         // Order.Began; beganAt when 0
-	giveUp chan struct{}  // GiveUp waits until it is closed; nil for not
-	found  map[uint64]int // how often a copy was found to lack something
-	ready  int            // how often the copies were said to be ready
+	began  uint64                  // Order.Began; beganAt when 0
+	giveUp chan struct{}           // GiveUp waits until it is closed; nil for not
+	found  map[uint64]int          // how often a copy was found to lack something
+	ready  int                     // how often the copies were said to be ready
+	heard  func(m *rpc.CopyStates) // is called with a message before it is answered; nil for not
 	up     bool
 	behind *cluster.State // the metadata that it has; nil for the newest
 
@@ -264,7 +265,7 @@ type link struct {
 func (l link) Exchange(ctx context.Context, m *rpc.CopyStates, _ ...grpc.CallOption) (*rpc.CopyStates, error) {
 	l.w.mu.Lock()
 	n, cut := l.w.nodes[l.to], l.w.cut[[2]uint64{l.from, l.to}]
-	up, s, older := n.up, n.s, l.w.older[l.to]
+	up, s, older, heard := n.up, n.s, l.w.older[l.to], n.heard
 	l.w.mu.Unlock()
 	if older {
 		return nil, status.Error(codes.Unimplemented, "unknown service")
@@ -275,7 +276,11 @@ func (l link) Exchange(ctx context.Context, m *rpc.CopyStates, _ ...grpc.CallOpt
 	if cut {
 		return nil, errors.New("the link is cut")
 	}
-	return Server{Service: s}.Exchange(ctx, m)
+	answer, err := Server{Service: s}.Exchange(ctx, m)
+	if heard != nil {
+		heard(m)
+	}
+	return answer, err
 }
 
 // unfit returns why a node's copy is not whole.
@@ -518,6 +523,36 @@ func TestLostHintsAreTold(t *testing.T) {
 		defer s.mu.Unlock()
 		return len(s.own.lost[2]) == 0
 	})
+}
+
+// The node has noted the first loss, and repaired its copy, before the second one.
+func TestWhatIsLostWhileANodeIsToldOfALossIsNotForgotten(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	first, second := w.nodes[1].s, w.nodes[2].s
+	w.await("both are ready", func() bool { return first.Ready() && second.Ready() })
+	done := make(chan struct{})
+	again := sync.OnceFunc(func() {
+		defer close(done)
+		if err := second.Whole(id, second.Lacks(id).Gen); err != nil {
+			t.Error(err)
+		}
+		first.mu.Lock()
+		first.own.addLost(2, id)
+		first.mu.Unlock()
+	})
+	w.change(2, func(n *node) {
+		n.heard = func(m *rpc.CopyStates) {
+			if slices.Contains(m.Lost, id) {
+				again()
+			}
+		}
+	})
+	first.Lose(2, id)
+	<-done
+	w.await("node 2 is told of the second loss, too", func() bool { return second.Lacks(id).Kind == Missed })
 }
 
 func TestRolledBackNodeFindsOut(t *testing.T) {

@@ -131,7 +131,7 @@ func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version, 
 	if m.Starting {
 		return
 	}
-	m.Lost = x.own.lost[to].sorted()
+	m.Lost = x.own.tellLost(to)
 	tables := maps.Clone(x.holders.tables)
 	tables[m.Node] = x.own.table
 	for holder, t := range tables {

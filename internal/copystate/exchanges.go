@@ -250,8 +250,8 @@ func (x *exchanges) Lose(node, shard uint64) {
 	}
 	x.mu.Lock()
 	known := x.own.lost[node].has(shard)
+	x.own.addLost(node, shard)
 	if !known {
-		x.own.addLost(node, shard)
 		x.refreshOwn()
 	}
 	x.mu.Unlock()

@@ -80,10 +80,10 @@ func TestWhatACopyLacksIsNotedBeforeItsShardIsKnown(t *testing.T) {
 func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)
-	dropped, moved, other := w.addShard(1, 2), w.addShard(1, 2), w.addShard(1, 2)
+	dropped, moved, back, other := w.addShard(1, 2), w.addShard(1, 2), w.addShard(1, 2), w.addShard(1, 2)
 	w.knows(2, other)
 	s := w.nodes[2].s
-	for _, id := range []uint64{dropped, moved, other} {
+	for _, id := range []uint64{dropped, moved, back, other} {
 		for range 2 { // the second time it was lost meanwhile
 			if err := s.Begin(id); err != nil {
 				t.Fatal(err)
@@ -92,15 +92,24 @@ func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 	}
 	w.dropShard(dropped)
 	w.await("node 2 has forgotten the dropped shard", func() bool { return s.Lacks(dropped).Kind == "" })
-	w.change(2, func(n *node) { n.has[moved] = true })
+	w.change(2, func(n *node) { n.has[moved], n.has[back] = true, true })
 	w.giveShard(moved, 1)
+	w.giveShard(back, 1)
 	w.knows(2, w.addShard(1, 2))
 	if got := s.Lacks(moved).Kind; got != Lost { // who has older metadata may still ask it
 		t.Errorf("the copy that is still on the disk of its former owner lacks %q", got)
 	}
-	w.change(2, func(n *node) { n.has[moved] = false })
+	w.change(2, func(n *node) { n.has[moved], n.has[back] = false, false })
+	if err := s.Copied(back); err != nil { // its node will own it again
+		t.Fatal(err)
+	}
 	w.addShard(1, 2)
 	w.await("node 2 has forgotten the shard that it does not own", func() bool { return s.Lacks(moved).Kind == "" })
+	if got := s.Lacks(back).Kind; got != Lost {
+		t.Errorf("the copy that its node will own again lacks %q", got)
+	}
+	w.giveShard(back, 2)
+	w.dropShard(back)
 	if got := s.Lacks(other).Kind; got != Lost {
 		t.Errorf("the other copy lacks %q", got)
 	}

@@ -19,7 +19,7 @@ type ledger struct {
 
 	store  *store
 	saving sync.Mutex // held while records are changed and stored; taken before mu
-	had    shardSet   // those that this node owned since it started, while it has copies; guarded by saving
+	had    shardSet   // those that this node owns, or owned and has a copy of; guarded by saving
 }
 
 // openLedger reads copies.db and finds out whether the folders are those of the last start.
@@ -97,6 +97,9 @@ func (l *ledger) saveDue() {
 			"memory only. After a restart, this node has to hear it again from nodes that answer", zap.Error(err))
 		for id := range c.tables {
 			l.holders.dirty[id] = true
+		}
+		for id := range c.marks {
+			l.holders.dirtyMarks[id] = true
 		}
 		return
 	}
@@ -224,15 +227,13 @@ func (l *ledger) saveLost() error {
 	return err
 }
 
-// toldLost forgets what a node has noted itself.
+// toldLost forgets what a node has noted itself, after a message with these shards.
 func (l *ledger) toldLost(node uint64, shards []uint64) {
 	if len(shards) == 0 {
 		return
 	}
 	l.mu.Lock()
-	for _, id := range shards {
-		delete(l.own.lost[node], id)
-	}
+	l.own.toldLost(node)
 	l.mu.Unlock()
 	l.saveLost()
 	l.mu.Lock()
@@ -286,6 +287,7 @@ func (l *ledger) Forget() error {
 		shards: make(map[uint64]*record), tables: make(map[uint64]*table), lost: make(map[uint64]*shardSet),
 		marks: make(map[uint64]*uint64),
 	}
+	l.had = nil
 	l.records.forget(&c)
 	l.holders.forget(&c)
 	l.own.forget(&c)

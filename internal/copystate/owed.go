@@ -9,9 +9,29 @@ import (
 type own struct {
 	table                     // its version is told with it
 	lost  map[uint64]shardSet // of table.owed, what nobody keeps any more and its node does not know yet
+	// of lost, what a node is being told of, and did not lose once more since; in memory alone
+	telling map[uint64]shardSet
+}
+
+// tellLost returns what a message to a node says that it lost. When the node has answered, toldLost forgets it.
+func (o *own) tellLost(node uint64) []uint64 {
+	if o.telling == nil {
+		o.telling = make(map[uint64]shardSet)
+	}
+	o.telling[node] = maps.Clone(o.lost[node])
+	return o.lost[node].sorted()
+}
+
+// toldLost forgets what a node has noted itself.
+func (o *own) toldLost(node uint64) {
+	for id := range o.telling[node] {
+		delete(o.lost[node], id)
+	}
+	delete(o.telling, node)
 }
 
 func (o *own) addLost(node, shard uint64) {
+	delete(o.telling[node], shard)
 	if o.lost[node] == nil {
 		o.lost[node] = make(shardSet)
 	}

@@ -103,6 +103,7 @@ func (l *ledger) Begin(id uint64) error {
 		}
 		r.Had = true
 		set(id, r)
+		delete(l.had, id) // this node may be about to own it again
 	})
 }
 
@@ -115,6 +116,7 @@ func (l *ledger) Copied(id uint64) error {
 			l.records.lack(&r, Missed, "it was copied, and is not compared with the other copies yet")
 		}
 		set(id, r)
+		delete(l.had, id) // this node may be about to own it again
 	})
 }
 

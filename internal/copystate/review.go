@@ -56,11 +56,13 @@ func (l *ledger) review(at look) error {
 		live, has := make(shardSet), make(shardSet)
 		for _, sh := range st.Shards() {
 			owner := slices.Contains(sh.Owners, me)
-			gave := !owner && l.had.has(sh.ID)
-			if owner || gave && l.engine.Has(sh.ID) {
+			// A node that does not own a shard owned it before, or is about to become an owner: see Copied. Who has older
+			// metadata may read what the former owner still has.
+			former := !owner && (at.starting || l.had.has(sh.ID))
+			if owner || former && l.engine.Has(sh.ID) {
 				has[sh.ID] = struct{}{}
-				live[sh.ID] = struct{}{}
-			} else if !gave && !at.starting { // this node may be about to become an owner: see Copied
+			}
+			if owner || !former || has.has(sh.ID) {
 				live[sh.ID] = struct{}{}
 			}
 			if !owner {
@@ -111,12 +113,14 @@ func (l *ledger) reviewShard(sh cluster.Shard, at look) (r record, changed bool)
 // saveReview stores until where the metadata was looked through, and which shards are not there any more.
 func (l *ledger) saveReview(gone []uint64) error {
 	c := change{shards: make(map[uint64]*record)}
-	for _, id := range gone {
-		c.shards[id] = nil
-	}
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
+	for _, id := range gone {
+		if _, again := l.records.byShard[id]; !again {
+			c.shards[id] = nil
+		}
+	}
 	next := l.folders.self // here: a mark that was stored meanwhile must not be stored over
 	l.mu.Unlock()
 	c.self = &next
