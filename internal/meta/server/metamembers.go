@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -23,12 +24,15 @@ import (
 const (
 	identityTimeout = 5 * time.Second  // for a meta node to say who it is, or to accept a connection of Raft
 	logTimeout      = 30 * time.Second // for a new meta node to get the log
+	resetTimeout    = 30 * time.Second // for a meta node that was removed to forget the cluster
 )
 
 // MetaMembers adds and removes meta nodes, which are the members of Raft.
 type MetaMembers struct {
 	server *Server
 	mu     sync.Mutex // held during one change of the meta nodes
+	// the term in which this node led and could not hand that over; guarded by mu
+	kept uint64
 }
 
 // NewMetaMembers returns the meta nodes of a server's cluster.
@@ -72,6 +76,9 @@ func (m *MetaMembers) identityOf(ctx context.Context, addr string) (who wire.Ide
 func (m *MetaMembers) AddMeta(ctx context.Context, addr string) (cluster.Node, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil { // nobody waits for it any more
+		return cluster.Node{}, err
+	}
 	if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
 		return cluster.Node{}, fmt.Errorf("%q is not the address of a meta node: give host:8091", addr)
 	}
@@ -127,7 +134,7 @@ func (m *MetaMembers) removeVoter(raftAddr string) error {
 	}
 	for _, srv := range f.Configuration().Servers {
 		if string(srv.Address) == raftAddr {
-			if err := r.RemoveServer(srv.ID, 0, wire.CommitTimeout).Error(); err != nil {
+			if err := m.server.st().await(r.RemoveServer(srv.ID, 0, wire.CommitTimeout)); err != nil {
 				return err
 			}
 		}
@@ -174,7 +181,7 @@ func (m *MetaMembers) addPeer(ctx context.Context, addr string) (cluster.Node, e
 	conn.Close()
 	id, raftAddr := raft.ServerID(who.RaftID), raft.ServerAddress(who.RaftAddr)
 	last := r.LastIndex()
-	if err := r.AddNonvoter(id, raftAddr, 0, wire.CommitTimeout).Error(); err != nil {
+	if err := m.server.st().await(r.AddNonvoter(id, raftAddr, 0, wire.CommitTimeout)); err != nil {
 		return none, fmt.Errorf("add meta node %s: %w", addr, err)
 	}
 	wait, cancel := context.WithTimeout(ctx, logTimeout)
@@ -184,7 +191,7 @@ func (m *MetaMembers) addPeer(ctx context.Context, addr string) (cluster.Node, e
 		return err == nil && who.Applied >= last && who.ClusterID == own
 	})
 	if err == nil {
-		err = r.AddVoter(id, raftAddr, 0, wire.CommitTimeout).Error()
+		err = m.server.st().await(r.AddVoter(id, raftAddr, 0, wire.CommitTimeout))
 	}
 	if err != nil {
 		r.RemoveServer(id, 0, wire.CommitTimeout)
@@ -200,13 +207,16 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var none cluster.Node
+	if err := ctx.Err(); err != nil { // nobody waits for it any more
+		return none, err
+	}
 	st := m.server.State()
 	n, err := m.removableMeta(addr)
 	if err != nil {
 		return none, err
 	}
 	if n.TCPAddr == m.server.raftAddr {
-		if err := m.server.st().raft.LeadershipTransfer().Error(); err != nil {
+		if err := m.handOver(); err != nil {
 			return none, fmt.Errorf("hand the leadership over: %w", err)
 		}
 		return none, errNoLeader
@@ -222,6 +232,8 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 		return none, err
 	}
 	if away == nil {
+		ctx, cancel := context.WithTimeout(ctx, resetTimeout)
+		defer cancel()
 		form := url.Values{"cluster": {fmt.Sprint(st.Data.ClusterID)}}
 		if _, err := m.server.peers.Ask(ctx, http.MethodPost, n.HTTPAddr, "/reset", form); err != nil && !force {
 			return none, fmt.Errorf("meta node %d at %s is removed, but did not forget the cluster: %w", n.ID, addr,
@@ -229,6 +241,22 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 		}
 	}
 	return n, nil
+}
+
+// handOver makes another meta node the leader. It tries once in each term: when a second attempt meets a leader that
+// steps down, the library never ends it, and the node could not lead any more
+// (https://github.com/hashicorp/raft/issues/696). mu must be held.
+func (m *MetaMembers) handOver() error {
+	r := m.server.st().raft
+	term := r.CurrentTerm()
+	if term == m.kept {
+		return errors.New("no other meta node took it: try again when another one leads, or stop this one first")
+	}
+	err := r.LeadershipTransfer().Error()
+	if err != nil {
+		m.kept = term
+	}
+	return err
 }
 
 // removableMeta finds the meta node at addr, and refuses it when the cluster would end with it.
@@ -311,11 +339,11 @@ func (m *MetaMembers) checkIn(clusterID string) error {
 
 // forget makes this node one without a cluster, once the cluster with that ID has removed it.
 func (m *MetaMembers) forget(clusterID string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if err := m.checkIn(clusterID); err != nil {
 		return err
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	if err := m.server.reset(); err != nil {
 		return err
 	}

@@ -33,12 +33,13 @@ var errNoLeader = errors.New("the meta nodes have no leader at the moment: try a
 	"without a majority of them there is none")
 
 // errUncertain means: the change may have been made, or not.
-var errUncertain = errors.New("the meta nodes lost their leader while the change was under way, " +
-	"it may have been made: look, then try again")
+var errUncertain = errors.New("the meta nodes lost their leader while the change was under way, or most of them hang. " +
+	"It may have been made: look, then try again")
 
 const (
 	leaderTimeout = 15 * time.Second
-	openTimeout   = 2 * time.Second // for another process to close raft.db
+	commitLimit   = wire.CommitTimeout + 2*time.Second // for most members to store a change
+	openTimeout   = 2 * time.Second                    // for another process to close raft.db
 	keepSnapshots = 2
 	raftTimeout   = 10 * time.Second // of one request of Raft to another meta node
 )
@@ -55,14 +56,15 @@ type store struct {
 	dir   string
 	zap   *zap.Logger
 
-	caughtUpIn atomic.Uint64 // the last term at whose begin all that was committed before is known to be applied
+	commitLimit time.Duration
+	caughtUpIn  atomic.Uint64 // the last term at whose begin all that was committed before is known to be applied
 }
 
 // openStore starts Raft on dir and stream, and closes stream when it fails.
 func openStore(
 	dir string, ln *stream, advertised string, log *zap.Logger, tune func(*raft.Config),
 ) (_ *store, err error) {
-	s := &store{addr: advertised, dir: dir, zap: log}
+	s := &store{addr: advertised, dir: dir, zap: log, commitLimit: commitLimit}
 	defer func() {
 		if err != nil {
 			ln.Close()
@@ -219,10 +221,25 @@ func (s *store) caughtUp() error {
 	if !s.leads() {
 		return nil
 	}
-	if err := s.raft.Barrier(leaderTimeout).Error(); err != nil {
+	if err := s.await(s.raft.Barrier(leaderTimeout)); err != nil {
 		return errNoLeader
 	}
 	return nil
+}
+
+// await returns what became of a request to Raft, errUncertain when that takes too long. Raft waits for ever while most
+// members answer, and do not store anything: their disks hang.
+func (s *store) await(f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	timer := time.NewTimer(s.commitLimit)
+	defer timer.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-timer.C:
+		return errUncertain
+	}
 }
 
 // confirmLead returns nil when this node leads, as a majority says, and its state has all that was confirmed. What is
@@ -233,7 +250,7 @@ func (s *store) confirmLead() error {
 	}
 	term := s.raft.CurrentTerm()
 	if s.caughtUpIn.Load() != term {
-		if err := s.raft.Barrier(leaderTimeout).Error(); err != nil {
+		if err := s.await(s.raft.Barrier(leaderTimeout)); err != nil {
 			return errNoLeader
 		}
 		s.caughtUpIn.Store(term)
@@ -285,8 +302,8 @@ func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 		return nil, 0, fmt.Errorf("encode command: %w", err)
 	}
 	f := s.raft.Apply(b, wire.CommitTimeout)
-	switch err := f.Error(); {
-	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown):
+	switch err := s.await(f); {
+	case errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrRaftShutdown), errors.Is(err, errUncertain):
 		return nil, 0, errUncertain
 	case errors.Is(err, raft.ErrNotLeader),
 		errors.Is(err, raft.ErrEnqueueTimeout), errors.Is(err, raft.ErrLeadershipTransferInProgress):

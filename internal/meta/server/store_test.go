@@ -1,10 +1,13 @@
 package server
 
 import (
+	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	"github.com/influxdata/influxdb/pkg/tlsconfig"
 	"go.uber.org/zap"
@@ -47,6 +50,44 @@ func openPair(t *testing.T, other raft.ServerID, addr string) *store {
 	return st
 }
 
+// member is a member with the ID "other" that calls answer for each request, until stop is closed at the end of the test.
+func member(t *testing.T, answer func(raft.RPC)) (addr string, stop <-chan struct{}) {
+	t.Helper()
+	ln := newStream(t, "other")
+	trans := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: ln, MaxPool: 3, Timeout: raftTimeout, Logger: hclog.NewNullLogger(),
+	})
+	end := make(chan struct{})
+	t.Cleanup(func() { close(end); trans.Close() })
+	go func() {
+		for {
+			select {
+			case rpc := <-trans.Consumer():
+				answer(rpc)
+			case <-end:
+				return
+			}
+		}
+	}()
+	return ln.advertised, end
+}
+
+// agree gives a vote, and takes entries.
+func agree(rpc raft.RPC) {
+	switch r := rpc.Command.(type) {
+	case *raft.RequestPreVoteRequest:
+		rpc.Respond(&raft.RequestPreVoteResponse{Term: r.Term, Granted: true}, nil)
+	case *raft.RequestVoteRequest:
+		rpc.Respond(&raft.RequestVoteResponse{Term: r.Term, Granted: true}, nil)
+	case *raft.AppendEntriesRequest:
+		last := r.PrevLogEntry
+		if n := len(r.Entries); n > 0 {
+			last = r.Entries[n-1].Index
+		}
+		rpc.Respond(&raft.AppendEntriesResponse{Term: r.Term, LastLog: last, Success: true}, nil)
+	}
+}
+
 // mustClose closes a store, which takes less than the timeout of one request to another member.
 func mustClose(t *testing.T, st *store) {
 	t.Helper()
@@ -67,44 +108,26 @@ func mustClose(t *testing.T, st *store) {
 func TestLeaderThatWasReplacedStops(t *testing.T) {
 	t.Parallel()
 	const rounds = 30
-	ln := newStream(t, "other")
-	other := raft.NewNetworkTransport(ln, 3, raftTimeout, nil)
-	t.Cleanup(func() { other.Close() })
-	stop, done := make(chan struct{}), make(chan struct{})
-	t.Cleanup(func() { close(stop) })
-	go func() {
-		takes := 0
-		for round := 0; ; {
-			var rpc raft.RPC
-			select {
-			case rpc = <-other.Consumer():
-			case <-stop:
+	takes, round, done := 0, 0, make(chan struct{})
+	addr, stop := member(t, func(rpc raft.RPC) {
+		switch r := rpc.Command.(type) {
+		case *raft.RequestVoteRequest:
+			takes = 10
+		case *raft.AppendEntriesRequest:
+			if takes--; takes == 0 {
+				if round++; round == rounds {
+					close(done)
+				}
+			}
+			if takes <= 0 {
+				time.Sleep(time.Millisecond) // it is far away: more requests follow
+				rpc.Respond(&raft.AppendEntriesResponse{Term: r.Term + 1}, nil)
 				return
 			}
-			switch r := rpc.Command.(type) {
-			case *raft.RequestPreVoteRequest:
-				rpc.Respond(&raft.RequestPreVoteResponse{Term: r.Term, Granted: true}, nil)
-			case *raft.RequestVoteRequest:
-				takes = 10
-				rpc.Respond(&raft.RequestVoteResponse{Term: r.Term, Granted: true}, nil)
-			case *raft.AppendEntriesRequest:
-				answer := &raft.AppendEntriesResponse{Term: r.Term, LastLog: r.PrevLogEntry, Success: true}
-				if n := len(r.Entries); n > 0 {
-					answer.LastLog = r.Entries[n-1].Index
-				}
-				if takes--; takes == 0 {
-					if round++; round == rounds {
-						close(done)
-					}
-				}
-				if takes <= 0 {
-					answer.Term, answer.Success = r.Term+1, false
-				}
-				rpc.Respond(answer, nil)
-			}
 		}
-	}()
-	st := openPair(t, "other", ln.advertised)
+		agree(rpc)
+	})
+	st := openPair(t, "other", addr)
 	for range 4 { // changes, so that there is always something to replicate
 		go func() {
 			for {
@@ -140,4 +163,44 @@ func TestRaftStopsBesideAMemberThatHangs(t *testing.T) {
 	c := <-asked
 	defer c.Close()
 	mustClose(t, st)
+}
+
+// The disk of most members hangs: they answer that they follow, and store nothing. Raft waits for them for ever.
+func TestChangeEndsWhileMostMembersStoreNothing(t *testing.T) {
+	t.Parallel()
+	addr, _ := member(t, func(rpc raft.RPC) {
+		if r, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && len(r.Entries) > 0 {
+			return
+		}
+		agree(rpc)
+	})
+	st := openPair(t, "other", addr)
+	st.commitLimit = 200 * time.Millisecond
+	if err := until(t.Context(), st.leads); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.await(st.raft.Apply(nil, 0)); !errors.Is(err, errUncertain) {
+		t.Errorf("a change ends with %v", err)
+	}
+	if err := st.caughtUp(); !errors.Is(err, errNoLeader) {
+		t.Errorf("a leader that cannot know whether it is one: %v", err)
+	}
+	mustClose(t, st)
+}
+
+// A dial to a machine that is off ends with its timeout alone, which is longer than a node may take to stop.
+func TestClosedStreamDialsNobody(t *testing.T) {
+	t.Parallel()
+	ln := newStream(t, "")
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := ln.dialing(&cancel); err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if ctx.Err() == nil {
+		t.Error("a dial goes on")
+	}
+	if _, err := ln.Dial("other@127.0.0.1:1", time.Minute); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a dial begins: %v", err)
+	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,6 +35,7 @@ type stream struct {
 
 	mu     sync.Mutex
 	conns  map[net.Conn]struct{} // both ways: Raft leaves them open when it stops
+	dials  map[*context.CancelFunc]struct{}
 	closed bool
 }
 
@@ -41,12 +43,15 @@ var _ raft.StreamLayer = (*stream)(nil)
 
 func (s *stream) Addr() net.Addr { return hostPort(s.advertised) }
 
-// Close closes the listener and all connections.
+// Close closes the listener and all connections, and ends dials.
 func (s *stream) Close() error {
 	s.mu.Lock()
 	s.closed = true
 	conns := s.conns
 	s.conns = nil
+	for cancel := range s.dials {
+		(*cancel)()
+	}
 	s.mu.Unlock()
 	for c := range conns {
 		c.Close()
@@ -97,7 +102,14 @@ const toldSince = 2
 // and the token. It returns an error unless the node with that ID answers.
 func (s *stream) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	id, addr := splitDestination(a)
-	c, err := s.tls.DialWithDialer(&net.Dialer{Timeout: timeout}, "tcp", addr)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	ended, err := s.dialing(&cancel)
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.tls.DialContext(ctx, "tcp", addr)
+	ended()
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +119,24 @@ func (s *stream) Dial(a raft.ServerAddress, timeout time.Duration) (net.Conn, er
 		return nil, err
 	}
 	return c, nil
+}
+
+// dialing has Close end a dial until ended is called.
+func (s *stream) dialing(cancel *context.CancelFunc) (ended func(), err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, net.ErrClosed
+	}
+	if s.dials == nil {
+		s.dials = make(map[*context.CancelFunc]struct{})
+	}
+	s.dials[cancel] = struct{}{}
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.dials, cancel)
+	}, nil
 }
 
 func (s *stream) greet(c net.Conn, id, addr string, timeout time.Duration) error {
