@@ -469,6 +469,7 @@ func TestAThousandShardsAndFiftyNodesStaySmooth(t *testing.T) {
 	p := cluster.New(cluster.Deps{
 		Address: "data1:8086", Kind: "data", Version: "1.0.0", State: c.State, Pool: c.Pool, View: c.View,
 		AskRaft: c.AskRaft,
+		Logins:  cluster.NewLogins(cluster.LoginDeps{State: c.State}),
 		Log:     zap.NewNop(),
 	})
 	s := httptest.NewServer(p)
