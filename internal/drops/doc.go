@@ -18,6 +18,8 @@
 //     stay known, and removing it later would end the process.
 //   - Nothing is written to a shard that is removed. With the index in memory, DeleteShard holds the list of the
 //     shard's series and waits for the index. A write that creates a series holds the index and waits for the list.
+//   - A series that a write brings to another shard while its last one is removed stays. The engine decides at the
+//     beginning which series nobody has any more, and removes them later. So Store makes these anew.
 //   - No delete runs in a database while a shard of it is closed. The delete would use the engine of the shard without
 //     its lock. With the index in memory the process ends then. With the other one the two wait for each other for
 //     ever.

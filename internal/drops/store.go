@@ -16,6 +16,7 @@ import (
 
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/keylock"
+	"concord/internal/seriesindex"
 	"concord/internal/writecache"
 )
 
@@ -118,12 +119,32 @@ func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func()))
 		if s.Shard(id) != sh {
 			return tsdb.ErrShardNotFound
 		}
-		return s.Store.DeleteShard(id)
+		return s.deleteAndRevive(sh)
 	})
 	if err != nil && !errors.Is(err, tsdb.ErrShardNotFound) && s.Shard(id) != sh {
 		return s.finish(sh, err)
 	}
 	return err
+}
+
+// deleteAndRevive has the engine remove a shard. Series that a write brings to another shard meanwhile stay.
+func (s *Store) deleteAndRevive(sh *tsdb.Shard) error {
+	others := func() []*tsdb.Shard {
+		return s.shards(func(other *tsdb.Shard) bool { return other != sh && other.Database() == sh.Database() })
+	}
+	alone, unknown := seriesindex.Alone(sh, others()) // unknown to the engine, too: it removes no series then
+	if err := s.Store.DeleteShard(sh.ID()); err != nil || unknown != nil {
+		return err
+	}
+	n, err := seriesindex.Revive(alone, others())
+	if err != nil {
+		s.Logger.Error("Series that were written while a shard was removed may be invisible until they are written again",
+			zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
+	} else if n > 0 {
+		s.Logger.Info("Kept series that were written while a shard was removed", zap.Uint64("db_shard_id", sh.ID()),
+			zap.Int("series", n))
+	}
+	return nil
 }
 
 // holdUntilGone holds the writes to a shard until the engine has begun to remove it, or until release. Later writes are

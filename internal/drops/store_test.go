@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/entropy/fieldindex"
+	"concord/internal/seriesindex"
 	"concord/internal/writecache"
 )
 
@@ -303,6 +304,57 @@ func TestDatabaseIsDroppedWhileItsIndexesOfFieldsAreWritten(t *testing.T) {
 		}
 		close(stop)
 		<-ended
+	}
+}
+
+// The last shard of many series is removed while they are written to another one.
+func TestSeriesThatAnotherShardTakesOverStay(t *testing.T) {
+	t.Parallel()
+	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
+		t.Run(index, func(t *testing.T) {
+			t.Parallel()
+			const series, batch = 10_000, 100
+			s := mustStore(t, index)
+			for id := range uint64(2) {
+				if err := s.CreateShard("db", "rp", id, true); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write := func(shard uint64) error {
+				for i := 0; i < series; i += batch {
+					var points []models.Point
+					for j := range batch {
+						points = append(points, point(fmt.Sprint(i+j)))
+					}
+					if err := s.WriteToShard(tsdb.WriteContext{}, shard, points); err != nil {
+						return err
+					}
+				}
+				return nil
+			}
+			if err := write(0); err != nil {
+				t.Fatal(err)
+			}
+			removed := make(chan error, 1)
+			go func() { removed <- s.DeleteShard(0) }()
+			if err := errors.Join(write(1), <-removed); err != nil {
+				t.Fatal(err)
+			}
+			set, err := seriesindex.SetOf(s.Shard(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			alive := 0
+			set.Indexes[0].SeriesIDSet().ForEach(func(id uint64) {
+				if !set.SeriesFile.IsDeleted(id) {
+					alive++
+				}
+			})
+			keys, err := set.MeasurementSeriesKeysByExpr([]byte("m"), nil)
+			if err != nil || alive != series || len(keys) != series {
+				t.Errorf("of %d series %d are there, and %d are listed: %v", series, alive, len(keys), err)
+			}
+		})
 	}
 }
 
