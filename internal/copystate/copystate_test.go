@@ -529,8 +529,8 @@ func TestLostHintsAreTold(t *testing.T) {
 func TestWhatIsLostWhileANodeIsToldOfALossIsNotForgotten(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)
-	id := w.addShard(1, 2)
-	w.knows(2, id)
+	id, other := w.addShard(1, 2), w.addShard(1, 2)
+	w.knows(2, other)
 	first, second := w.nodes[1].s, w.nodes[2].s
 	w.await("both are ready", func() bool { return first.Ready() && second.Ready() })
 	done := make(chan struct{})
@@ -541,6 +541,8 @@ func TestWhatIsLostWhileANodeIsToldOfALossIsNotForgotten(t *testing.T) {
 		}
 		first.mu.Lock()
 		first.own.addLost(2, id)
+		first.own.addLost(2, other)
+		first.fill(new(rpc.CopyStates), 2, nil, true) // as for an answer to node 2, which asks at the same time
 		first.mu.Unlock()
 	})
 	w.change(2, func(n *node) {
@@ -553,6 +555,7 @@ func TestWhatIsLostWhileANodeIsToldOfALossIsNotForgotten(t *testing.T) {
 	first.Lose(2, id)
 	<-done
 	w.await("node 2 is told of the second loss, too", func() bool { return second.Lacks(id).Kind == Missed })
+	w.await("and of that of another shard", func() bool { return second.Lacks(other).Kind == Missed })
 }
 
 func TestRolledBackNodeFindsOut(t *testing.T) {

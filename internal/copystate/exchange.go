@@ -24,6 +24,9 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 	number, began, process := p.begun, time.Now(), x.processes[p.node.ID]
 	x.refreshOwn()
 	x.fill(m, p.node.ID, p.have, p.known)
+	if !m.Starting {
+		m.Lost = x.own.tellLost(p.node.ID)
+	}
 	sequence := x.own.sequence
 	x.mu.Unlock()
 
@@ -131,7 +134,6 @@ func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version, 
 	if m.Starting {
 		return
 	}
-	m.Lost = x.own.tellLost(to)
 	tables := maps.Clone(x.holders.tables)
 	tables[m.Node] = x.own.table
 	for holder, t := range tables {

@@ -38,8 +38,9 @@ func (h *holders) heardMark(node, mark uint64) {
 // takeDirtyMarks adds to a change the marks that are not stored.
 func (h *holders) takeDirtyMarks(c *change) {
 	for id := range h.dirtyMarks {
-		mark := h.marks[id]
-		c.marks[id] = &mark
+		if mark, ok := h.marks[id]; ok {
+			c.marks[id] = &mark
+		}
 	}
 	clear(h.dirtyMarks)
 }

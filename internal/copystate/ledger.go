@@ -233,13 +233,11 @@ func (l *ledger) toldLost(node uint64, shards []uint64) {
 		return
 	}
 	l.mu.Lock()
-	l.own.toldLost(node)
+	l.own.toldLost(node, shards)
 	l.mu.Unlock()
 	l.saveLost()
 	l.mu.Lock()
-	if len(l.own.lost[node]) == 0 {
-		delete(l.own.lost, node)
-	}
+	l.own.dropEmpty()
 	l.mu.Unlock()
 }
 
@@ -274,6 +272,9 @@ func (l *ledger) takeOverRemoved() {
 	}
 	if lost {
 		l.saveLost()
+		l.mu.Lock()
+		l.own.dropEmpty()
+		l.mu.Unlock()
 	}
 }
 

@@ -13,7 +13,8 @@ type own struct {
 	telling map[uint64]shardSet
 }
 
-// tellLost returns what a message to a node says that it lost. When the node has answered, toldLost forgets it.
+// tellLost returns what a request to a node says that it lost. When the answer shows that the node has stored it,
+// toldLost forgets it.
 func (o *own) tellLost(node uint64) []uint64 {
 	if o.telling == nil {
 		o.telling = make(map[uint64]shardSet)
@@ -22,12 +23,24 @@ func (o *own) tellLost(node uint64) []uint64 {
 	return o.lost[node].sorted()
 }
 
-// toldLost forgets what a node has noted itself.
-func (o *own) toldLost(node uint64) {
-	for id := range o.telling[node] {
-		delete(o.lost[node], id)
+// toldLost forgets which of some shards a node has noted itself, and did not lose again.
+func (o *own) toldLost(node uint64, shards []uint64) {
+	for _, id := range shards {
+		if _, told := o.telling[node][id]; told {
+			delete(o.lost[node], id)
+			delete(o.telling[node], id)
+		}
 	}
-	delete(o.telling, node)
+}
+
+// dropEmpty forgets the nodes that have noted all, once that is on disk.
+func (o *own) dropEmpty() {
+	for node, shards := range o.lost {
+		if len(shards) == 0 {
+			delete(o.lost, node)
+			delete(o.telling, node)
+		}
+	}
 }
 
 func (o *own) addLost(node, shard uint64) {

@@ -103,7 +103,6 @@ func (l *ledger) Begin(id uint64) error {
 		}
 		r.Had = true
 		set(id, r)
-		delete(l.had, id) // this node may be about to own it again
 	})
 }
 

@@ -54,7 +54,6 @@ func (s Server) Exchange(ctx context.Context, m *rpc.CopyStates) (*rpc.CopyState
 	defer s.mu.Unlock()
 	s.refreshOwn()
 	s.fill(reply, m.Node, decodeVersions(m.Have), true)
-	reply.Lost = nil // it is told in a request, whose answer shows that it was stored
 	reply.You, reply.YourFormer, reply.YourMark = before.You, before.YourFormer, before.YourMark
 	if p := s.peers[m.Node]; p != nil && p.away() {
 		notify(p.kick) // it is back

@@ -127,6 +127,9 @@ func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func()))
 	return err
 }
 
+// reviveTimes bounds how often series are looked for that writes brought to other shards while one was removed.
+const reviveTimes = 5
+
 // deleteAndRevive has the engine remove a shard. Series that a write brings to another shard meanwhile stay.
 func (s *Store) deleteAndRevive(sh *tsdb.Shard) error {
 	others := func() []*tsdb.Shard {
@@ -136,7 +139,15 @@ func (s *Store) deleteAndRevive(sh *tsdb.Shard) error {
 	if err := s.Store.DeleteShard(sh.ID()); err != nil || unknown != nil {
 		return err
 	}
-	n, err := seriesindex.Revive(alone, others())
+	var n int
+	var err error
+	for range reviveTimes {
+		var more int
+		if more, err = seriesindex.Revive(alone, others()); more == 0 || err != nil {
+			break
+		}
+		n += more
+	}
 	if err != nil {
 		s.Logger.Error("Series that were written while a shard was removed may be invisible until they are written again",
 			zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))

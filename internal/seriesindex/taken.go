@@ -1,8 +1,6 @@
 package seriesindex
 
 import (
-	"errors"
-
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
@@ -25,14 +23,12 @@ func Alone(sh *tsdb.Shard, others []*tsdb.Shard) (*tsdb.SeriesIDSet, error) {
 	return alone, nil
 }
 
-// reviveAtOnce is how many series are made at once.
-const reviveAtOnce = 1000
-
 // Revive makes series anew that shards have although the file of series does not have them any more. The series are
 // Alone of a shard that the engine removed. It decides at the beginning of a removal which series nobody else has, and
 // removes them at its end (engine v1.13.2, tsdb/store.go: DeleteShard). A write in between that brings one of them to
 // another shard finds it, and its points would be invisible until the next write of the series, and with the index in
-// memory until a restart. Revive returns how many series it made.
+// memory until a restart. Revive returns how many series it made. Writes that are under way may leave more: call it
+// until it returns 0.
 func Revive(series *tsdb.SeriesIDSet, shards []*tsdb.Shard) (n int, err error) {
 	for _, sh := range shards {
 		index, err := sh.Index()
@@ -43,40 +39,68 @@ func Revive(series *tsdb.SeriesIDSet, shards []*tsdb.Shard) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		var keys, names [][]byte
-		var tags []models.Tags
-		create := func() error {
-			err := index.CreateSeriesListIfNotExists(keys, names, tags, tsdb.NoopStatsTracker())
-			if err == nil {
-				n += len(keys)
-			}
-			keys, names, tags = nil, nil, nil
-			return err
-		}
+		dead := dead{index: index}
 		for _, id := range series.And(index.SeriesIDSet()).Slice() {
 			key := file.SeriesKey(id)
 			if key == nil || !file.IsDeleted(id) {
 				continue
 			}
-			name, t := tsdb.ParseSeriesKey(key)
-			key = models.MakeKey(name, t)
-			if memory, ok := index.(*inmem.ShardIndex); ok { // it finds series by their keys, and would give the old one
-				if err := errors.Join(memory.DropSeries(id, key, false), memory.DropSeriesGlobal(key)); err != nil {
+			dead.add(id, key)
+			if len(dead.ids) == reviveAtOnce {
+				if err := dead.revive(); err != nil {
 					return n, err
 				}
-			}
-			keys, names, tags = append(keys, key), append(names, name), append(tags, t)
-			if len(keys) == reviveAtOnce {
-				if err := create(); err != nil {
-					return n, err
-				}
+				n += reviveAtOnce
 			}
 		}
-		if len(keys) > 0 {
-			if err := create(); err != nil {
-				return n, err
-			}
+		n += len(dead.ids)
+		if err := dead.revive(); err != nil {
+			return n, err
 		}
 	}
 	return n, nil
+}
+
+// reviveAtOnce is how many series are made at once.
+const reviveAtOnce = 1000
+
+// dead is series of an index that the file of series does not have.
+type dead struct {
+	index tsdb.Index
+	ids   []uint64
+	keys  [][]byte // as points have them
+	names [][]byte
+	tags  []models.Tags
+}
+
+// add adds a series with its key in the file of series.
+func (d *dead) add(id uint64, key []byte) {
+	name, tags := tsdb.ParseSeriesKey(key)
+	d.ids, d.keys = append(d.ids, id), append(d.keys, models.MakeKey(name, tags))
+	d.names, d.tags = append(d.names, name), append(d.tags, tags)
+}
+
+// revive gives the series new IDs, and forgets them here.
+func (d *dead) revive() error {
+	if len(d.ids) == 0 {
+		return nil
+	}
+	create := func() error {
+		return d.index.CreateSeriesListIfNotExists(d.keys, d.names, d.tags, tsdb.NoopStatsTracker())
+	}
+	if err := d.index.DropSeriesList(d.ids, d.keys, false); err != nil {
+		return err
+	}
+	// The index in memory finds series by their keys, and would give the old ID again.
+	if memory, ok := d.index.(*inmem.ShardIndex); ok {
+		for i, key := range d.keys {
+			if known, _ := memory.Series(key); known != nil && known.ID == d.ids[i] {
+				memory.DropSeriesGlobal(key)
+			}
+		}
+		create = func() error { return memory.InitializeSeries(d.keys, d.names, d.tags) } // the limits do not matter
+	}
+	err := create()
+	*d = dead{index: d.index}
+	return err
 }

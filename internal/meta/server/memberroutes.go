@@ -110,7 +110,7 @@ func (m *memberRoutes) checkTCP(addr, tcp string) error {
 
 // serveReset makes this node forget its cluster, once that has removed it.
 func (m *memberRoutes) serveReset(w http.ResponseWriter, r *http.Request) {
-	Reply(w, struct{}{}, m.meta.forget(r.FormValue("cluster")))
+	Reply(w, struct{}{}, m.meta.forget(r.Context(), r.FormValue("cluster")))
 }
 
 func (m *memberRoutes) addData(r *http.Request) (any, error) {

@@ -193,7 +193,9 @@ func (m *MetaMembers) addPeer(ctx context.Context, addr string) (cluster.Node, e
 	if err == nil {
 		err = m.server.st().await(r.AddVoter(id, raftAddr, 0, wire.CommitTimeout))
 	}
-	if err != nil {
+	if errors.Is(err, errUncertain) {
+		return none, fmt.Errorf("add meta node %s: %w", addr, err)
+	} else if err != nil {
 		r.RemoveServer(id, 0, wire.CommitTimeout)
 		return none, fmt.Errorf("meta node %s did not take over the log within %s", addr, logTimeout)
 	}
@@ -247,12 +249,12 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 // steps down, the library never ends it, and the node could not lead any more
 // (https://github.com/hashicorp/raft/issues/696). mu must be held.
 func (m *MetaMembers) handOver() error {
-	r := m.server.st().raft
-	term := r.CurrentTerm()
+	st := m.server.st()
+	term := st.raft.CurrentTerm()
 	if term == m.kept {
 		return errors.New("no other meta node took it: try again when another one leads, or stop this one first")
 	}
-	err := r.LeadershipTransfer().Error()
+	err := st.await(st.raft.LeadershipTransfer())
 	if err != nil {
 		m.kept = term
 	}
@@ -338,15 +340,19 @@ func (m *MetaMembers) checkIn(clusterID string) error {
 }
 
 // forget makes this node one without a cluster, once the cluster with that ID has removed it.
-func (m *MetaMembers) forget(clusterID string) error {
+func (m *MetaMembers) forget(ctx context.Context, clusterID string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if err := ctx.Err(); err != nil { // nobody waits for it any more
+		return err
+	}
 	if err := m.checkIn(clusterID); err != nil {
 		return err
 	}
 	if err := m.server.reset(); err != nil {
 		return err
 	}
+	m.kept = 0
 	m.server.log.Info("This meta node was removed from its cluster")
 	return nil
 }

@@ -255,7 +255,7 @@ func (s *store) confirmLead() error {
 		}
 		s.caughtUpIn.Store(term)
 	}
-	if s.raft.VerifyLeader().Error() != nil {
+	if s.await(s.raft.VerifyLeader()) != nil {
 		return errNoLeader
 	}
 	return nil
