@@ -27,12 +27,17 @@ func (t *turns) begin(measurement string) (end func()) {
 		return t.all.Unlock
 	}
 	t.all.RLock()
-	one := &t.of[maphash.String(turnsSeed, measurement)%uint64(len(t.of))]
+	one := t.lockOf(measurement)
 	one.Lock()
 	return func() {
 		one.Unlock()
 		t.all.RUnlock()
 	}
+}
+
+// lockOf is the lock of a measurement, which a few others share.
+func (t *turns) lockOf(measurement string) *sync.Mutex {
+	return &t.of[maphash.String(turnsSeed, measurement)%uint64(len(t.of))]
 }
 
 // turn waits until a delete may run.
