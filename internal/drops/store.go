@@ -90,6 +90,10 @@ func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func()))
 		return s.Store.DeleteShard(id)
 	}
 	db := sh.Database()
+	var alone *tsdb.SeriesIDSet
+	if hold != nil {
+		defer func() { s.reviveLate(sh, alone, hold) }() // at the very end
+	}
 	// No delete runs in a shard that is closed. But whoever closed it may open it again first, unless the caller keeps
 	// it closed.
 	if hold != nil || isOpen(sh) {
@@ -119,7 +123,8 @@ func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func()))
 		if s.Shard(id) != sh {
 			return tsdb.ErrShardNotFound
 		}
-		return s.deleteAndRevive(sh)
+		alone, err = s.deleteAndRevive(sh)
+		return err
 	})
 	if err != nil && !errors.Is(err, tsdb.ErrShardNotFound) && s.Shard(id) != sh {
 		return s.finish(sh, err)
@@ -130,20 +135,39 @@ func (s *Store) deleteShard(id uint64, hold func(shard uint64) (release func()))
 // reviveTimes bounds how often series are looked for that writes brought to other shards while one was removed.
 const reviveTimes = 5
 
-// deleteAndRevive has the engine remove a shard. Series that a write brings to another shard meanwhile stay.
-func (s *Store) deleteAndRevive(sh *tsdb.Shard) error {
-	others := func() []*tsdb.Shard {
-		return s.shards(func(other *tsdb.Shard) bool { return other != sh && other.Database() == sh.Database() })
-	}
-	alone, unknown := seriesindex.Alone(sh, others()) // unknown to the engine, too: it removes no series then
+// othersOf are the other shards of the database of a shard.
+func (s *Store) othersOf(sh *tsdb.Shard) []*tsdb.Shard {
+	return s.shards(func(other *tsdb.Shard) bool { return other != sh && other.Database() == sh.Database() })
+}
+
+// deleteAndRevive has the engine remove a shard. Series that a write brings to another shard meanwhile stay. It returns
+// the series that the engine may have removed.
+func (s *Store) deleteAndRevive(sh *tsdb.Shard) (alone *tsdb.SeriesIDSet, err error) {
+	alone, unknown := seriesindex.Alone(sh, s.othersOf(sh)) // unknown to the engine, too: it removes no series then
 	if err := s.Store.DeleteShard(sh.ID()); err != nil || unknown != nil {
-		return err
+		return nil, err
 	}
+	s.revive(sh, alone)
+	return alone, nil
+}
+
+// reviveLate is for writes that were under way when a shard was removed. It waits for them, so nothing may be held.
+func (s *Store) reviveLate(sh *tsdb.Shard, alone *tsdb.SeriesIDSet, hold func(shard uint64) (release func())) {
+	if alone == nil || alone.Cardinality() == 0 {
+		return
+	}
+	for _, other := range s.othersOf(sh) {
+		hold(other.ID())()
+	}
+	s.revive(sh, alone)
+}
+
+func (s *Store) revive(sh *tsdb.Shard, alone *tsdb.SeriesIDSet) {
 	var n int
 	var err error
 	for range reviveTimes {
 		var more int
-		if more, err = seriesindex.Revive(alone, others()); more == 0 || err != nil {
+		if more, err = seriesindex.Revive(alone, s.othersOf(sh)); more == 0 || err != nil {
 			break
 		}
 		n += more
@@ -155,7 +179,6 @@ func (s *Store) deleteAndRevive(sh *tsdb.Shard) error {
 		s.Logger.Info("Kept series that were written while a shard was removed", zap.Uint64("db_shard_id", sh.ID()),
 			zap.Int("series", n))
 	}
-	return nil
 }
 
 // holdUntilGone holds the writes to a shard until the engine has begun to remove it, or until release. Later writes are

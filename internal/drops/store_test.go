@@ -326,7 +326,7 @@ func TestSeriesThatAnotherShardTakesOverStay(t *testing.T) {
 					for j := range batch {
 						points = append(points, point(fmt.Sprint(i+j)))
 					}
-					if err := s.WriteToShard(tsdb.WriteContext{}, shard, points); err != nil {
+					if err := s.writes.WriteToShard(tsdb.WriteContext{}, shard, points); err != nil {
 						return err
 					}
 				}
