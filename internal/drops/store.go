@@ -173,7 +173,7 @@ func (s *Store) revive(sh *tsdb.Shard, alone *tsdb.SeriesIDSet) {
 		n += more
 	}
 	if err != nil {
-		s.Logger.Error("Series that were written while a shard was removed may be invisible until they are written again",
+		s.Logger.Error("Series that were written while a shard was removed may be invisible until the next write",
 			zap.Uint64("db_shard_id", sh.ID()), zap.Error(err))
 	} else if n > 0 {
 		s.Logger.Info("Kept series that were written while a shard was removed", zap.Uint64("db_shard_id", sh.ID()),
