@@ -53,16 +53,16 @@ func (l *ledger) review(at look) error {
 	advanced := false // there is a shard that is newer than those of the look before
 	var gone []uint64
 	err := l.update(func(set func(uint64, record)) {
-		live, has := make(shardSet), make(shardSet)
+		live, had := make(shardSet), make(shardSet)
 		for _, sh := range st.Shards() {
 			owner := slices.Contains(sh.Owners, me)
 			// A node that does not own a shard owned it before, or is about to become an owner: see Copied. Who has older
 			// metadata may read what the former owner still has.
 			former := !owner && (at.starting || l.had.has(sh.ID))
 			if owner || former && l.engine.Has(sh.ID) {
-				has[sh.ID] = struct{}{}
+				had[sh.ID] = struct{}{}
 			}
-			if owner || !former || has.has(sh.ID) {
+			if owner || !former || had.has(sh.ID) {
 				live[sh.ID] = struct{}{}
 			}
 			if !owner {
@@ -72,7 +72,7 @@ func (l *ledger) review(at look) error {
 				set(sh.ID, r)
 			}
 		}
-		l.had = has
+		l.had = had
 		gone = l.records.removeAllBut(live, st.Data.MaxShardID)
 		advanced = l.folders.self.lookedUntil(st.Data.MaxShardID)
 	})

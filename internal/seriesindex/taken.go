@@ -1,6 +1,9 @@
 package seriesindex
 
 import (
+	"errors"
+	"slices"
+
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
@@ -30,38 +33,41 @@ func Alone(sh *tsdb.Shard, others []*tsdb.Shard) (*tsdb.SeriesIDSet, error) {
 // memory until a restart. Revive returns how many series it made. Writes that are under way may leave more: call it
 // until it returns 0.
 func Revive(series *tsdb.SeriesIDSet, shards []*tsdb.Shard) (n int, err error) {
+	var errs []error
 	for _, sh := range shards {
-		index, err := sh.Index()
-		if err != nil {
-			return n, err
-		}
-		file, err := sh.SeriesFile()
-		if err != nil {
-			return n, err
-		}
+		made, err := reviveIn(sh, series)
+		n += made
+		errs = append(errs, err)
+	}
+	return n, errors.Join(errs...)
+}
+
+func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
+	index, err := sh.Index()
+	if err != nil {
+		return 0, err
+	}
+	file, err := sh.SeriesFile()
+	if err != nil {
+		return 0, err
+	}
+	ids := series.And(index.SeriesIDSet()).Slice()
+	for some := range slices.Chunk(ids, reviveAtOnce) {
 		dead := dead{index: index}
-		for _, id := range series.And(index.SeriesIDSet()).Slice() {
-			key := file.SeriesKey(id)
-			if key == nil || !file.IsDeleted(id) {
-				continue
-			}
-			dead.add(id, key)
-			if len(dead.ids) == reviveAtOnce {
-				if err := dead.revive(); err != nil {
-					return n, err
-				}
-				n += reviveAtOnce
+		for _, id := range some {
+			if key := file.SeriesKey(id); key != nil && file.IsDeleted(id) {
+				dead.add(id, key)
 			}
 		}
-		n += len(dead.ids)
 		if err := dead.revive(); err != nil {
 			return n, err
 		}
+		n += len(dead.ids)
 	}
 	return n, nil
 }
 
-// reviveAtOnce is how many series are made at once.
+// reviveAtOnce is how many series are looked at, and made, at once.
 const reviveAtOnce = 1000
 
 // dead is series of an index that the file of series does not have.
@@ -80,7 +86,7 @@ func (d *dead) add(id uint64, key []byte) {
 	d.names, d.tags = append(d.names, name), append(d.tags, tags)
 }
 
-// revive gives the series new IDs, and forgets them here.
+// revive gives the series new IDs.
 func (d *dead) revive() error {
 	if len(d.ids) == 0 {
 		return nil
@@ -100,7 +106,5 @@ func (d *dead) revive() error {
 		}
 		create = func() error { return memory.InitializeSeries(d.keys, d.names, d.tags) } // the limits do not matter
 	}
-	err := create()
-	*d = dead{index: d.index}
-	return err
+	return create()
 }

@@ -83,8 +83,9 @@ func openStore(
 	if err != nil {
 		return nil, fmt.Errorf("open snapshots in %s: %w", dir, err)
 	}
-	// MaxRPCsInFlight 1 turns pipelined replication off. With it, a leader may never send entries to a member again that
-	// has refused some, and Raft may never stop: https://github.com/grafana/pyroscope/pull/5518.
+	// One request at a time is under way to a member. With more, which the library pipelines, a leader may never send
+	// entries again to a member that has refused some, and Raft may never stop:
+	// https://github.com/grafana/pyroscope/pull/5518.
 	s.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		Stream: ln, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: raftTimeout, Logger: rlog,
 	})
