@@ -39,6 +39,8 @@ func TestWritesDoNotWaitForANodeThatIsAway(t *testing.T) {
 	w.stop(1)
 	w.start(2)
 	s := w.nodes[2].s
+	// Another node may tell it of the deletes before it has asked the node that is away.
+	w.await("node 2 has asked all", s.ready.Load)
 	w.await("node 2 knows that deletes wait for it", func() bool { return !s.facts.Load().deletes.IsZero() })
 	if !s.admitted() {
 		t.Error("a write waits for a node that is away")

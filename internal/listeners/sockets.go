@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -17,9 +18,41 @@ const (
 	maxQueued = 1000     // packets that were read and wait for the parser
 	maxLine   = 64 << 10 // bytes of a line over TCP
 
-	// lastReads is how long Close goes on reading: what clients sent before is in the buffers of the system.
-	lastReads = 100 * time.Millisecond
+	// Close goes on reading until nothing arrives for lastReads: what clients sent before is in the buffers of the
+	// system. A client that never pauses is read for lastReadsLimit.
+	lastReads      = 100 * time.Millisecond
+	lastReadsLimit = 3 * time.Second
 )
+
+// lastReader reads from a socket, and goes on when the deadline that close set has passed. The node may have been busy
+// with earlier points until then, while later ones wait in the buffers of the system.
+type lastReader struct {
+	io.Reader
+	socket net.Conn
+	until  time.Time // zero before the first deadline has passed
+}
+
+func (r *lastReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if !isTimeout(err) {
+		return n, err
+	}
+	now := time.Now()
+	if r.until.IsZero() {
+		r.until = now.Add(lastReadsLimit)
+	}
+	if now.After(r.until) {
+		return n, err
+	}
+	r.socket.SetReadDeadline(now.Add(lastReads))
+	return r.Reader.Read(b)
+}
+
+// isTimeout reports whether a deadline has passed.
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
 
 // packets reads UDP packets.
 type packets struct {
@@ -47,12 +80,11 @@ func listenPackets(bind string, buffer int, handle func([]byte), failed func(err
 	p, queue := &packets{conn: conn}, make(chan []byte, maxQueued)
 	p.running.Go(func() {
 		defer close(queue)
-		buf := make([]byte, maxPacket)
+		reader, buf := &lastReader{Reader: conn, socket: conn}, make([]byte, maxPacket)
 		for {
-			n, _, err := conn.ReadFromUDP(buf)
-			var timeout net.Error
+			n, err := reader.Read(buf)
 			switch {
-			case errors.Is(err, net.ErrClosed), errors.As(err, &timeout) && timeout.Timeout():
+			case errors.Is(err, net.ErrClosed), isTimeout(err):
 				return
 			case err != nil:
 				failed(err)
@@ -145,7 +177,7 @@ func (s *streams) close() {
 // lines calls handle with each line that ends. rest is what a client sent after the last line before it closed the
 // connection; it is empty when the connection ended otherwise, because it may be half of a line then.
 func lines(conn net.Conn, reader *bufio.Reader, handle func(line []byte)) (rest string, err error) {
-	s := bufio.NewScanner(reader)
+	s := bufio.NewScanner(&lastReader{Reader: reader, socket: conn})
 	s.Buffer(nil, maxLine)
 	s.Split(func(data []byte, atEOF bool) (int, []byte, error) {
 		if i := bytes.IndexByte(data, '\n'); i >= 0 {
@@ -160,11 +192,10 @@ func lines(conn net.Conn, reader *bufio.Reader, handle func(line []byte)) (rest 
 		handle(s.Bytes())
 	}
 	err = s.Err()
-	var timeout net.Error
 	switch {
 	case errors.Is(err, bufio.ErrTooLong):
 		return "", fmt.Errorf("a line of %s is longer than %d bytes", conn.RemoteAddr(), maxLine)
-	case errors.As(err, &timeout) && timeout.Timeout(): // close was called
+	case isTimeout(err): // close was called
 		return "", nil
 	case err != nil:
 		return "", err
