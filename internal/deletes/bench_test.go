@@ -56,7 +56,7 @@ func benchmarkDelete(b *testing.B, index string, shards uint64) {
 					b.StopTimer()
 					fill(b)
 					b.StartTimer()
-					if err := execute(s, r); err != nil {
+					if err := execute(s, r, nothing); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -58,7 +58,7 @@ func TestDeleteEndsBesideIndexCompactions(t *testing.T) {
 			go func() {
 				var err error
 				for _, r := range tt.deletes {
-					err = errors.Join(err, execute(s, r))
+					err = errors.Join(err, execute(s, r, nothing))
 				}
 				deleted <- err
 			}()

@@ -47,7 +47,7 @@ func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
 			if bounded { // the same within the shard's bounds
 				req.Bounds = &rpc.DeleteBounds{RetentionPolicy: policy, Start: 0, End: 1e18}
 			}
-			if err := execute(s, req); err != nil {
+			if err := execute(s, req, nothing); err != nil {
 				t.Fatal(err)
 			}
 			for _, name := range []string{"cpu", "mem", "odd name"} {

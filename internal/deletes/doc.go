@@ -11,7 +11,8 @@
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go). newer.go finds it in the store, and
 //     collector.go reads it together with its versions.
 //   - What the engine would miss: points on their way from its cache to a file (snapshots.go), and series (lists.go).
-//     Compactions of an index that would wait for a delete, and it for them, wait until it ends (compactions.go).
+//     What it would take too much: series of which other points are written meanwhile (lost.go). Compactions of an
+//     index that would wait for a delete, and it for them, wait until it ends (compactions.go).
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
 //     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node
 //     takes over what the logs of the others have (learn.go).

@@ -133,7 +133,7 @@ func TestWritesBesideADeleteAreKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.end(db, drop.Id) // its sender has given up waiting
-	if err := execute(c.stores[0], drop); err != nil {
+	if err := execute(c.stores[0], drop, nothing); err != nil {
 		t.Fatal(err)
 	}
 	hh.Back(1)

@@ -254,31 +254,35 @@ func (d *Service) execute(r *rpc.Delete) error {
 	}
 	defer end()
 	defer d.turn(r)() // after what has a time limit
-	return execute(d.deps.Store.Store, r)
+	again := false
+	return execute(d.deps.Store.Store, r, func() error {
+		defer func() { again = true }()
+		return d.keepSeries(r, again)
+	})
 }
 
-func execute(store *tsdb.Store, r *rpc.Delete) error {
-	if r.Kind == rpc.Delete_DROP_MEASUREMENT {
-		return durably(store, r.Database, func() error {
-			return store.DeleteMeasurement(r.Database, r.Name)
-		})
+// execute runs a delete on a store, and calls after whenever the engine has run it. It runs again when points may have
+// gone from a cache to a file meanwhile.
+func execute(store *tsdb.Store, r *rpc.Delete, after func() error) error {
+	run := func() error { return store.DeleteMeasurement(r.Database, r.Name) }
+	if r.Kind != rpc.Delete_DROP_MEASUREMENT {
+		sources, cond, err := parseDelete(r.Statement)
+		if err != nil {
+			return err
+		}
+		run = func() error { return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond)) }
 	}
-	sources, cond, err := parseDelete(r.Statement)
-	if err != nil {
-		return err
-	}
-	return durably(store, r.Database, func() error {
-		return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond))
-	})
+	return durably(store, r.Database, run, after)
 }
 
 // durably runs a delete of points so that nothing stays or comes back: neither points from a cache snapshot, nor series
 // that the engine passed over, nor, after a crash, the types of fields in measurements that were dropped. Nor does it
 // wait for a compaction of an index that waits for it.
-func durably(store *tsdb.Store, db string, run func() error) error {
+func durably(store *tsdb.Store, db string, run, after func() error) error {
 	return fieldindex.AfterDelete(store, db, func() error {
 		return betweenSnapshots(store, db, func() error {
-			return betweenIndexCompactions(store, db, func() error { return overWholeLists(store, db, run) })
+			err := betweenIndexCompactions(store, db, func() error { return overWholeLists(store, db, run) })
+			return inOneLine(err, after())
 		})
 	})
 }

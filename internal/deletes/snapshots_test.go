@@ -46,7 +46,7 @@ func TestDeleteWaitsForCacheSnapshot(t *testing.T) {
 			}
 			mustWrite(t, s, "cpu v=3 2000")
 			done := make(chan error, 1)
-			go func() { done <- execute(s, req) }()
+			go func() { done <- execute(s, req, nothing) }()
 			select {
 			case err := <-done:
 				t.Errorf("the delete ran (%v) while a snapshot was being written", err)

@@ -1,12 +1,16 @@
 package seriesindex
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
+
+	"concord/internal/entropy/tsmfile"
 )
 
 // Alone returns the series of a shard that none of others has.
@@ -52,59 +56,126 @@ func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
 		return 0, err
 	}
 	ids := series.And(index.SeriesIDSet()).Slice()
-	for some := range slices.Chunk(ids, reviveAtOnce) {
-		dead := dead{index: index}
+	for some := range slices.Chunk(ids, restoreAtOnce) {
+		l := lost{index: index, file: file}
 		for _, id := range some {
 			if key := file.SeriesKey(id); key != nil && file.IsDeleted(id) {
-				dead.add(id, key)
+				name, tags := tsdb.ParseSeriesKey(key)
+				l.add(models.MakeKey(name, tags), name, tags)
+				l.dead = append(l.dead, id)
 			}
 		}
-		if err := dead.revive(); err != nil {
+		if err := l.restore(); err != nil {
 			return n, err
 		}
-		n += len(dead.ids)
+		n += len(l.dead)
 	}
 	return n, nil
 }
 
-// reviveAtOnce is how many series are looked at, and made, at once.
-const reviveAtOnce = 1000
+// Lost returns the series of some measurements of which a shard has points in its cache, and which queries do not find:
+// its index or the file of series does not have them. When a delete has taken the last point of a series in a shard,
+// the engine removes the series from both. A write may come between that decision and the removal (engine v1.13.2,
+// tsdb/engine/tsm1/engine.go: deleteSeriesRange). Writes that were under way beside the delete must have ended. Also
+// looks into the files of the shard, which may have what was in the cache.
+func Lost(sh *tsdb.Shard, of func(measurement []byte) bool, also bool) (keys [][]byte, err error) {
+	engine, err := tsmfile.EngineOf(sh)
+	if err != nil {
+		return nil, err
+	}
+	index, err := sh.Index()
+	if err != nil {
+		return nil, err
+	}
+	file, err := sh.SeriesFile()
+	if err != nil {
+		return nil, err
+	}
+	cached := engine.Cache.Keys() // before the set: it has what these keys are of, unless it was lost
+	set := index.SeriesIDSet()
+	var buf, last []byte
+	look := func(key []byte, _ byte) error {
+		series, _ := tsm1.SeriesAndFieldFromCompositeKey(key)
+		if bytes.Equal(series, last) || !of(models.ParseName(series)) {
+			return nil
+		}
+		last = append(last[:0], series...)
+		name, tags := models.ParseKeyBytes(series)
+		if id := file.SeriesID(name, tags, buf); id == 0 || !set.Contains(id) {
+			keys = append(keys, bytes.Clone(series))
+		}
+		return nil
+	}
+	for _, key := range cached {
+		look(key, 0)
+	}
+	if also {
+		err = engine.FileStore.WalkKeys(nil, look)
+	}
+	return keys, err
+}
 
-// dead is series of an index that the file of series does not have.
-type dead struct {
+// Restore makes Lost series of a shard anew.
+func Restore(sh *tsdb.Shard, keys [][]byte) error {
+	index, err := sh.Index()
+	if err != nil {
+		return err
+	}
+	file, err := sh.SeriesFile()
+	if err != nil {
+		return err
+	}
+	for some := range slices.Chunk(keys, restoreAtOnce) {
+		l := lost{index: index, file: file}
+		for _, key := range some {
+			name, tags := models.ParseKeyBytes(key)
+			l.add(key, name, tags)
+		}
+		if err := l.restore(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// restoreAtOnce is how many series are looked at, and made, at once.
+const restoreAtOnce = 1000
+
+// lost is series that queries do not find in a shard.
+type lost struct {
 	index tsdb.Index
-	ids   []uint64
+	file  *tsdb.SeriesFile
 	keys  [][]byte // as points have them
 	names [][]byte
 	tags  []models.Tags
+	dead  []uint64 // the IDs that the index has for keys and the file of series does not; empty for none
 }
 
-// add adds a series with its key in the file of series.
-func (d *dead) add(id uint64, key []byte) {
-	name, tags := tsdb.ParseSeriesKey(key)
-	d.ids, d.keys = append(d.ids, id), append(d.keys, models.MakeKey(name, tags))
-	d.names, d.tags = append(d.names, name), append(d.tags, tags)
+func (l *lost) add(key, name []byte, tags models.Tags) {
+	l.keys, l.names, l.tags = append(l.keys, key), append(l.names, name), append(l.tags, tags)
 }
 
-// revive gives the series new IDs.
-func (d *dead) revive() error {
-	if len(d.ids) == 0 {
+// restore gives the series new IDs, unless the file of series has them.
+func (l *lost) restore() error {
+	if len(l.keys) == 0 {
 		return nil
 	}
 	create := func() error {
-		return d.index.CreateSeriesListIfNotExists(d.keys, d.names, d.tags, tsdb.NoopStatsTracker())
+		return l.index.CreateSeriesListIfNotExists(l.keys, l.names, l.tags, tsdb.NoopStatsTracker())
 	}
-	if err := d.index.DropSeriesList(d.ids, d.keys, false); err != nil {
-		return err
+	if len(l.dead) > 0 {
+		if err := l.index.DropSeriesList(l.dead, l.keys, false); err != nil {
+			return err
+		}
 	}
 	// The index in memory finds series by their keys, and would give the old ID again.
-	if memory, ok := d.index.(*inmem.ShardIndex); ok {
-		for i, key := range d.keys {
-			if known, _ := memory.Series(key); known != nil && known.ID == d.ids[i] {
+	if memory, ok := l.index.(*inmem.ShardIndex); ok {
+		for _, key := range l.keys {
+			if known, _ := memory.Series(key); known != nil && l.file.IsDeleted(known.ID) {
 				memory.DropSeriesGlobal(key)
 			}
 		}
-		create = func() error { return memory.InitializeSeries(d.keys, d.names, d.tags) } // the limits do not matter
+		create = func() error { return memory.InitializeSeries(l.keys, l.names, l.tags) } // the limits do not matter
 	}
 	return create()
 }

@@ -259,10 +259,15 @@ func Count(t testing.TB, s *tsdb.Store, measurement string) int {
 // Values are those of the float field v in time order.
 func Values(t testing.TB, s *tsdb.Store, measurement string) (out []float64) {
 	t.Helper()
-	sh := s.Shard(Shard)
-	if sh == nil {
-		return nil
+	if sh := s.Shard(Shard); sh != nil {
+		return ValuesOf(t, sh, measurement)
 	}
+	return nil
+}
+
+// ValuesOf are those of the float field v of a shard, in time order.
+func ValuesOf(t testing.TB, sh *tsdb.Shard, measurement string) (out []float64) {
+	t.Helper()
 	itr, err := sh.CreateIterator(context.Background(), &influxql.Measurement{Name: measurement}, query.IteratorOptions{
 		Expr: &influxql.VarRef{Val: "v"}, StartTime: influxql.MinTime, EndTime: influxql.MaxTime, Ascending: true,
 	})
