@@ -51,7 +51,7 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 						fmt.Fprintf(&lines, "%s v=1 %d\n", line, at)
 					}
 					r := writeRequest(t, lines.String())
-					r.ShardId = shard
+					r.ShardId, r.Version = shard, uint64(n.deletes.deps.Clock.Next())
 					if _, err := srv.WriteShard(t.Context(), r); err != nil {
 						return err
 					}
@@ -98,15 +98,20 @@ func TestLostSeriesInFilesStay(t *testing.T) {
 					mustSnapshot(t, s)
 				}
 				lose(t, s.Shard(shardID), "cpu,host=a", "mem")
-				if count(t, s, "cpu") != 1 || count(t, s, "mem") != 0 {
+				mustWrite(t, s, "net v=1 1000") // its field alone is lost
+				if inFile {
+					mustSnapshot(t, s)
+				}
+				must(s.Shard(shardID).Engine()).MeasurementFieldSet().Delete("net")
+				if count(t, s, "cpu") != 1 || count(t, s, "mem") != 0 || count(t, s, "net") != 0 {
 					t.Fatal("the series are not lost")
 				}
-				r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu WHERE time < 100"}
+				r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu, net WHERE time < 100"}
 				if err := n.deletes.keepSeries(r, inFile); err != nil {
 					t.Fatal(err)
 				}
-				if got := count(t, s, "cpu"); got != 2 {
-					t.Errorf("%d of 2 points are found", got)
+				if got := count(t, s, "cpu") + count(t, s, "net"); got != 3 {
+					t.Errorf("%d of 3 points are found", got)
 				}
 				if got := count(t, s, "mem"); got != 0 {
 					t.Errorf("%d points of a measurement that the delete is not about are found", got)

@@ -3,6 +3,7 @@ package seriesindex
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/influxdata/influxdb/models"
@@ -74,11 +75,13 @@ func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
 }
 
 // Lost returns the series of some measurements of which a shard has points in its cache, and which queries do not find:
-// its index or the file of series does not have them. When a delete has taken the last point of a series in a shard,
-// the engine removes the series from both. A write may come between that decision and the removal (engine v1.13.2,
-// tsdb/engine/tsm1/engine.go: deleteSeriesRange). Writes that were under way beside the delete must have ended. Also
-// looks into the files of the shard, which may have what was in the cache.
-func Lost(sh *tsdb.Shard, of func(measurement []byte) bool, also bool) (keys [][]byte, err error) {
+// its index or the file of series does not have them, or the index of fields does not have a field. It returns the
+// fields by the keys of the series. When a delete has taken the last point of a series in a shard, the engine removes
+// the series from both, and then the fields of a measurement that has no other series. A write may come between the
+// decision and the removal (engine v1.13.2, tsdb/engine/tsm1/engine.go: deleteSeriesRange). Writes that were under way
+// beside the delete must have ended. With inFiles, Lost also looks into the files of the shard, which may have what was
+// in the cache.
+func Lost(sh *tsdb.Shard, of func(measurement []byte) bool, inFiles bool) (fields map[string][]string, err error) {
 	engine, err := tsmfile.EngineOf(sh)
 	if err != nil {
 		return nil, err
@@ -93,30 +96,38 @@ func Lost(sh *tsdb.Shard, of func(measurement []byte) bool, also bool) (keys [][
 	}
 	cached := engine.Cache.Keys() // before the set: it has what these keys are of, unless it was lost
 	set := index.SeriesIDSet()
+	fields = make(map[string][]string)
 	var buf, last []byte
+	var wanted, isLost bool // last is
+	var known *tsdb.MeasurementFields
 	look := func(key []byte, _ byte) error {
-		series, _ := tsm1.SeriesAndFieldFromCompositeKey(key)
-		if bytes.Equal(series, last) || !of(models.ParseName(series)) {
-			return nil
+		series, field := tsm1.SeriesAndFieldFromCompositeKey(key)
+		if !bytes.Equal(series, last) {
+			last = append(last[:0], series...)
+			wanted, isLost = of(models.ParseName(series)), false
+			if wanted {
+				name, tags := models.ParseKeyBytes(series)
+				id := file.SeriesID(name, tags, buf)
+				isLost = id == 0 || !set.Contains(id)
+				known = engine.MeasurementFieldSet().Fields(name)
+			}
 		}
-		last = append(last[:0], series...)
-		name, tags := models.ParseKeyBytes(series)
-		if id := file.SeriesID(name, tags, buf); id == 0 || !set.Contains(id) {
-			keys = append(keys, bytes.Clone(series))
+		if wanted && (isLost || !known.HasField(string(field))) {
+			fields[string(series)] = append(fields[string(series)], string(field))
 		}
 		return nil
 	}
 	for _, key := range cached {
 		look(key, 0)
 	}
-	if also {
+	if inFiles {
 		err = engine.FileStore.WalkKeys(nil, look)
 	}
-	return keys, err
+	return fields, err
 }
 
-// Restore makes Lost series of a shard anew.
-func Restore(sh *tsdb.Shard, keys [][]byte) error {
+// Restore makes Lost series of a shard anew. Their fields are not looked at.
+func Restore(sh *tsdb.Shard, fields map[string][]string) error {
 	index, err := sh.Index()
 	if err != nil {
 		return err
@@ -125,11 +136,11 @@ func Restore(sh *tsdb.Shard, keys [][]byte) error {
 	if err != nil {
 		return err
 	}
-	for some := range slices.Chunk(keys, restoreAtOnce) {
+	for some := range slices.Chunk(slices.Collect(maps.Keys(fields)), restoreAtOnce) {
 		l := lost{index: index, file: file}
 		for _, key := range some {
-			name, tags := models.ParseKeyBytes(key)
-			l.add(key, name, tags)
+			name, tags := models.ParseKeyBytes([]byte(key))
+			l.add([]byte(key), name, tags)
 		}
 		if err := l.restore(); err != nil {
 			return err
