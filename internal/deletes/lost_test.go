@@ -18,20 +18,24 @@ import (
 // other shard has them. What is written meanwhile is of other times, and is found.
 func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 	t.Parallel()
-	oneMeasurement := func(i int) (name, line string) { return "cpu", fmt.Sprint("cpu,host=", i) }
+	// No key is the beginning of another one: the engine keeps such series without points.
+	oneMeasurement := func(i int) (name, line string) { return "cpu", fmt.Sprintf("cpu,host=%da", i) }
 	manyMeasurements := func(i int) (name, line string) { return fmt.Sprint("cpu", i), fmt.Sprint("cpu", i) }
 	for _, tt := range []struct {
 		name, index, text string
 		shard             uint64 // that is written to meanwhile
 		series            int
 		of                func(i int) (name, line string)
+		newer             int // that is added to i for what is written meanwhile
 	}{
-		{"same shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement},
-		{"same shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement},
-		{"other shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement},
-		{"other shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement},
-		{"measurements", tsdb.TSI1IndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements},
-		{"measurements", tsdb.InmemIndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements},
+		{"same shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0},
+		{"same shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0},
+		{"other shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0},
+		{"other shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0},
+		{"new series", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6},
+		{"new series", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6},
+		{"measurements", tsdb.TSI1IndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0},
+		{"measurements", tsdb.InmemIndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0},
 	} {
 		t.Run(tt.name+" "+tt.index, func(t *testing.T) {
 			t.Parallel()
@@ -42,12 +46,12 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 				t.Fatal(err)
 			}
 			srv := n.server()
-			write := func(shard uint64, at int) error {
+			write := func(shard uint64, first, at int) error {
 				const batch = 100
 				for i := 0; i < tt.series; i += batch {
 					var lines strings.Builder
 					for j := range batch {
-						_, line := tt.of(i + j)
+						_, line := tt.of(first + i + j)
 						fmt.Fprintf(&lines, "%s v=1 %d\n", line, at)
 					}
 					r := writeRequest(t, lines.String())
@@ -58,24 +62,25 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 				}
 				return nil
 			}
-			if err := write(shardID, 1); err != nil {
+			if err := write(shardID, 0, 1); err != nil {
 				t.Fatal(err)
 			}
 			ran := make(chan error, 1)
 			go func() { ran <- deleteOf(tt.text)(n.deletes) }()
-			if err := errors.Join(write(tt.shard, 1000), <-ran); err != nil {
+			if err := errors.Join(write(tt.shard, tt.newer, 1000), <-ran); err != nil {
 				t.Fatal(err)
 			}
-			found, names := 0, make(map[string]bool)
+			sh, found, names := c.stores[0].Shard(tt.shard), 0, make(map[string]bool)
 			for i := range tt.series {
-				name, _ := tt.of(i)
+				name, _ := tt.of(tt.newer + i)
 				if !names[name] {
-					found += len(replicationtest.ValuesOf(t, c.stores[0].Shard(tt.shard), name))
+					found += len(replicationtest.ValuesOf(t, sh, name))
 				}
 				names[name] = true
 			}
-			if found != tt.series {
-				t.Errorf("%d of %d points are found", found, tt.series)
+			known := must(sh.Index()).SeriesIDSet().Cardinality()
+			if found != tt.series || known != uint64(tt.series) {
+				t.Errorf("of %d points %d are found, and the index has %d series", tt.series, found, known)
 			}
 		})
 	}
@@ -93,25 +98,27 @@ func TestLostSeriesInFilesStay(t *testing.T) {
 				s := replicationtest.StoreWith(t, indexed)
 				c.stores[0] = s
 				n := c.node(t)
-				mustWrite(t, s, "cpu,host=a v=1 1000\ncpu,host=b v=1 1000\nmem v=1 1000")
+				mustWrite(t, s, "cpu,host=a v=1 1000\ncpu,host=b v=1 1000\ndisk v=1 1000\nmem v=1 1000")
 				if inFile {
 					mustSnapshot(t, s)
 				}
 				lose(t, s.Shard(shardID), "cpu,host=a", "mem")
+				unlist(t, s.Shard(shardID), "disk")
 				mustWrite(t, s, "net v=1 1000") // its field alone is lost
 				if inFile {
 					mustSnapshot(t, s)
 				}
 				must(s.Shard(shardID).Engine()).MeasurementFieldSet().Delete("net")
-				if count(t, s, "cpu") != 1 || count(t, s, "mem") != 0 || count(t, s, "net") != 0 {
+				if count(t, s, "cpu") != 1 || count(t, s, "disk")+count(t, s, "mem")+count(t, s, "net") != 0 {
 					t.Fatal("the series are not lost")
 				}
-				r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu, net WHERE time < 100"}
-				if err := n.deletes.keepSeries(r, inFile); err != nil {
-					t.Fatal(err)
+				r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu, disk, net WHERE time < 100"}
+				kept, err := n.deletes.keepSeries(r, func(*tsdb.Shard) bool { return inFile })
+				if err != nil || kept != 3 {
+					t.Fatalf("%d series are kept, want 3: %v", kept, err)
 				}
-				if got := count(t, s, "cpu") + count(t, s, "net"); got != 3 {
-					t.Errorf("%d of 3 points are found", got)
+				if got := count(t, s, "cpu") + count(t, s, "disk") + count(t, s, "net"); got != 4 {
+					t.Errorf("%d of 4 points are found", got)
 				}
 				if got := count(t, s, "mem"); got != 0 {
 					t.Errorf("%d points of a measurement that the delete is not about are found", got)
@@ -145,6 +152,20 @@ func lose(t *testing.T, sh *tsdb.Shard, keys ...string) {
 			if err := memory.DropSeriesGlobal([]byte(key)); err != nil {
 				t.Fatal(err)
 			}
+		}
+	}
+}
+
+// unlist removes the only series of a measurement from the list of its series, and leaves it in the set of the index.
+func unlist(t *testing.T, sh *tsdb.Shard, name string) {
+	t.Helper()
+	switch index := must(sh.Index()).(type) {
+	case *inmem.ShardIndex:
+		known := must(index.Series([]byte(name)))
+		known.Measurement.DropSeries(known)
+	default:
+		if err := index.DropMeasurement([]byte(name)); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -254,16 +254,20 @@ func (d *Service) execute(r *rpc.Delete) error {
 	}
 	defer end()
 	defer d.turn(r)() // after what has a time limit
-	again := false
-	return execute(d.deps.Store.Store, r, func() error {
-		defer func() { again = true }()
-		return d.keepSeries(r, again)
+	// What a run lost that failed may have left the caches by now.
+	_, failed := d.failedRuns.LoadOrStore(r.Id, nil)
+	err = execute(d.deps.Store.Store, r, func(flushed map[*tsdb.Shard]bool) (lost int, err error) {
+		return d.keepSeries(r, func(sh *tsdb.Shard) bool { return failed || flushed[sh] })
 	})
+	if err == nil || neverRuns(err) {
+		d.failedRuns.Delete(r.Id)
+	}
+	return err
 }
 
-// execute runs a delete on a store, and calls after whenever the engine has run it. It runs again when points may have
-// gone from a cache to a file meanwhile.
-func execute(store *tsdb.Store, r *rpc.Delete, after func() error) error {
+// execute runs a delete on a store. Whenever the engine has run it, execute calls keep with the shards of which points
+// may have gone from the cache to a file since the beginning. Keep returns how many series queries find again.
+func execute(store *tsdb.Store, r *rpc.Delete, keep func(flushed map[*tsdb.Shard]bool) (lost int, err error)) error {
 	run := func() error { return store.DeleteMeasurement(r.Database, r.Name) }
 	if r.Kind != rpc.Delete_DROP_MEASUREMENT {
 		sources, cond, err := parseDelete(r.Statement)
@@ -272,17 +276,29 @@ func execute(store *tsdb.Store, r *rpc.Delete, after func() error) error {
 		}
 		run = func() error { return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond)) }
 	}
-	return durably(store, r.Database, run, after)
+	return durably(store, r.Database, run, keep)
 }
 
 // durably runs a delete of points so that nothing stays or comes back: neither points from a cache snapshot, nor series
 // that the engine passed over, nor, after a crash, the types of fields in measurements that were dropped. Nor does it
-// wait for a compaction of an index that waits for it.
-func durably(store *tsdb.Store, db string, run, after func() error) error {
+// wait for a compaction of an index that waits for it. What is written meanwhile stays.
+func durably(
+	store *tsdb.Store, db string, run func() error, keep func(flushed map[*tsdb.Shard]bool) (lost int, err error),
+) error {
 	return fieldindex.AfterDelete(store, db, func() error {
-		return betweenSnapshots(store, db, func() error {
-			err := betweenIndexCompactions(store, db, func() error { return overWholeLists(store, db, run) })
-			return inOneLine(err, after())
+		return betweenSnapshots(store, db, func(flushed map[*tsdb.Shard]bool) error {
+			for range maxListings {
+				err := betweenIndexCompactions(store, db, func() error { return overWholeLists(store, db, run) })
+				if neverRuns(err) {
+					return err // nothing was deleted
+				}
+				lost, failed := keep(flushed)
+				if err != nil || failed != nil || lost == 0 {
+					return inOneLine(err, failed)
+				}
+				// Some may have been lost before, with points that are to be deleted: the engine did not see them.
+			}
+			return nil
 		})
 	})
 }

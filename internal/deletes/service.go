@@ -101,6 +101,8 @@ type Service struct {
 	running singleflight.Group // deletes, by ID
 	turns   sync.Map           // *turns by database
 
+	failedRuns sync.Map // the IDs of deletes that failed here, and run again
+
 	mu     sync.RWMutex // held for reading while a delete starts, so that Close waits for it
 	opened bool
 	wg     sync.WaitGroup

@@ -23,19 +23,22 @@ const (
 // to a file: they would be back as soon as the file is there.
 //
 // When a snapshot begins while the delete runs, the delete runs again. That removes no write which follows the delete,
-// for its client has no answer yet.
-func betweenSnapshots(store *tsdb.Store, db string, run func() error) error {
+// for its client has no answer yet. Run gets the shards of which a snapshot has begun since the first time.
+func betweenSnapshots(store *tsdb.Store, db string, run func(flushed map[*tsdb.Shard]bool) error) error {
+	flushed := make(map[*tsdb.Shard]bool)
 	for range maxReruns {
 		caches, err := cachesOf(store, db)
 		if err != nil {
 			return err
 		}
-		if err := run(); err != nil {
+		if err := run(flushed); err != nil {
 			return err
 		}
 		again := false
 		for _, c := range caches {
-			again = again || c.snapshotBytes() != c.before
+			if c.snapshotBytes() != c.before {
+				again, flushed[c.shard] = true, true
+			}
 		}
 		if !again {
 			return checkTombstones(caches)

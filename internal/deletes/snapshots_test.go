@@ -74,7 +74,7 @@ func TestDeleteRunsAgainAfterSnapshotBeganUnderIt(t *testing.T) {
 	s := storeWith(t, "cpu v=1 1000")
 	e := engineOf(t, s)
 	runs := 0
-	err := betweenSnapshots(s, db, func() error {
+	err := betweenSnapshots(s, db, func(map[*tsdb.Shard]bool) error {
 		if runs++; runs == 1 {
 			return e.WriteSnapshot()
 		}
@@ -84,11 +84,11 @@ func TestDeleteRunsAgainAfterSnapshotBeganUnderIt(t *testing.T) {
 		t.Errorf("%d runs, %v", runs, err)
 	}
 	failed := errors.New("refused")
-	if err := betweenSnapshots(s, db, func() error { return failed }); err != failed {
+	if err := betweenSnapshots(s, db, func(map[*tsdb.Shard]bool) error { return failed }); err != failed {
 		t.Errorf("got %v", err)
 	}
 	runs = 0
-	err = betweenSnapshots(s, db, func() error {
+	err = betweenSnapshots(s, db, func(map[*tsdb.Shard]bool) error {
 		runs++
 		mustWrite(t, s, "cpu v=1 1000")
 		return e.WriteSnapshot()

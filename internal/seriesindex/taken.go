@@ -1,17 +1,12 @@
 package seriesindex
 
 import (
-	"bytes"
 	"errors"
-	"maps"
 	"slices"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
-
-	"concord/internal/entropy/tsmfile"
 )
 
 // Alone returns the series of a shard that none of others has.
@@ -63,71 +58,41 @@ func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
 			if key := file.SeriesKey(id); key != nil && file.IsDeleted(id) {
 				name, tags := tsdb.ParseSeriesKey(key)
 				l.add(models.MakeKey(name, tags), name, tags)
-				l.dead = append(l.dead, id)
+				l.drop(id, l.keys[len(l.keys)-1])
 			}
 		}
 		if err := l.restore(); err != nil {
 			return n, err
 		}
-		n += len(l.dead)
+		n += len(l.keys)
 	}
 	return n, nil
 }
 
-// Lost returns the series of some measurements of which a shard has points in its cache, and which queries do not find:
-// its index or the file of series does not have them, or the index of fields does not have a field. It returns the
-// fields by the keys of the series. When a delete has taken the last point of a series in a shard, the engine removes
-// the series from both, and then the fields of a measurement that has no other series. A write may come between the
-// decision and the removal (engine v1.13.2, tsdb/engine/tsm1/engine.go: deleteSeriesRange). Writes that were under way
-// beside the delete must have ended. With inFiles, Lost also looks into the files of the shard, which may have what was
-// in the cache.
-func Lost(sh *tsdb.Shard, of func(measurement []byte) bool, inFiles bool) (fields map[string][]string, err error) {
-	engine, err := tsmfile.EngineOf(sh)
+// Listed returns the IDs of the series that a shard lists for a measurement. Queries find these, unless the file of
+// series does not have them.
+func Listed(sh *tsdb.Shard, measurement []byte) (*tsdb.SeriesIDSet, error) {
+	index, err := Of(sh)
 	if err != nil {
 		return nil, err
 	}
-	index, err := sh.Index()
-	if err != nil {
-		return nil, err
+	ids := tsdb.NewSeriesIDSet()
+	itr, err := index.MeasurementSeriesIDIterator(measurement)
+	if err != nil || itr == nil {
+		return ids, err
 	}
-	file, err := sh.SeriesFile()
-	if err != nil {
-		return nil, err
-	}
-	cached := engine.Cache.Keys() // before the set: it has what these keys are of, unless it was lost
-	set := index.SeriesIDSet()
-	fields = make(map[string][]string)
-	var buf, last []byte
-	var wanted, isLost bool // last is
-	var known *tsdb.MeasurementFields
-	look := func(key []byte, _ byte) error {
-		series, field := tsm1.SeriesAndFieldFromCompositeKey(key)
-		if !bytes.Equal(series, last) {
-			last = append(last[:0], series...)
-			wanted, isLost = of(models.ParseName(series)), false
-			if wanted {
-				name, tags := models.ParseKeyBytes(series)
-				id := file.SeriesID(name, tags, buf)
-				isLost = id == 0 || !set.Contains(id)
-				known = engine.MeasurementFieldSet().Fields(name)
-			}
+	for {
+		elem, err := itr.Next()
+		if err != nil || elem.SeriesID == 0 {
+			return ids, errors.Join(err, itr.Close())
 		}
-		if wanted && (isLost || !known.HasField(string(field))) {
-			fields[string(series)] = append(fields[string(series)], string(field))
-		}
-		return nil
+		ids.AddNoLock(elem.SeriesID)
 	}
-	for _, key := range cached {
-		look(key, 0)
-	}
-	if inFiles {
-		err = engine.FileStore.WalkKeys(nil, look)
-	}
-	return fields, err
 }
 
-// Restore makes Lost series of a shard anew. Their fields are not looked at.
-func Restore(sh *tsdb.Shard, fields map[string][]string) error {
+// Restore makes series anew of which a shard has points, and which queries do not find there. Nobody may write to the
+// shard meanwhile.
+func Restore(sh *tsdb.Shard, keys [][]byte) error {
 	index, err := sh.Index()
 	if err != nil {
 		return err
@@ -136,11 +101,24 @@ func Restore(sh *tsdb.Shard, fields map[string][]string) error {
 	if err != nil {
 		return err
 	}
-	for some := range slices.Chunk(slices.Collect(maps.Keys(fields)), restoreAtOnce) {
+	// What the index still has of these series keeps them from being made, or makes their measurement stay for ever.
+	has, dead := index.SeriesIDSet(), make(map[string]uint64)
+	has.ForEach(func(id uint64) {
+		if key := file.SeriesKey(id); key != nil && file.IsDeleted(id) {
+			dead[string(models.MakeKey(tsdb.ParseSeriesKey(key)))] = id
+		}
+	})
+	for some := range slices.Chunk(keys, restoreAtOnce) {
 		l := lost{index: index, file: file}
 		for _, key := range some {
-			name, tags := models.ParseKeyBytes([]byte(key))
-			l.add([]byte(key), name, tags)
+			name, tags := models.ParseKeyBytes(key)
+			l.add(key, name, tags)
+			if id, ok := dead[string(key)]; ok {
+				l.drop(id, key)
+			}
+			if id := file.SeriesID(name, tags, nil); id != 0 && has.Contains(id) {
+				l.drop(id, key)
+			}
 		}
 		if err := l.restore(); err != nil {
 			return err
@@ -159,34 +137,54 @@ type lost struct {
 	keys  [][]byte // as points have them
 	names [][]byte
 	tags  []models.Tags
-	dead  []uint64 // the IDs that the index has for keys and the file of series does not; empty for none
+
+	stale     []uint64 // what the index has of these series
+	staleKeys [][]byte
 }
 
 func (l *lost) add(key, name []byte, tags models.Tags) {
 	l.keys, l.names, l.tags = append(l.keys, key), append(l.names, name), append(l.tags, tags)
 }
 
-// restore gives the series new IDs, unless the file of series has them.
+func (l *lost) drop(id uint64, key []byte) {
+	l.stale, l.staleKeys = append(l.stale, id), append(l.staleKeys, key)
+}
+
+// restore gives the series new IDs, where the file of series does not have them, and puts them into the index.
 func (l *lost) restore() error {
 	if len(l.keys) == 0 {
 		return nil
 	}
-	create := func() error {
-		return l.index.CreateSeriesListIfNotExists(l.keys, l.names, l.tags, tsdb.NoopStatsTracker())
-	}
-	if len(l.dead) > 0 {
-		if err := l.index.DropSeriesList(l.dead, l.keys, false); err != nil {
+	if len(l.stale) > 0 {
+		if err := l.index.DropSeriesList(l.stale, l.staleKeys, false); err != nil {
 			return err
 		}
 	}
-	// The index in memory finds series by their keys, and would give the old ID again.
 	if memory, ok := l.index.(*inmem.ShardIndex); ok {
-		for _, key := range l.keys {
-			if known, _ := memory.Series(key); known != nil && l.file.IsDeleted(known.ID) {
-				memory.DropSeriesGlobal(key)
-			}
+		for i, key := range l.keys {
+			l.forget(memory, l.names[i], key)
 		}
-		create = func() error { return memory.InitializeSeries(l.keys, l.names, l.tags) } // the limits do not matter
+		return memory.InitializeSeries(l.keys, l.names, l.tags) // the limits do not matter
 	}
-	return create()
+	return l.index.CreateSeriesListIfNotExists(l.keys, l.names, l.tags, tsdb.NoopStatsTracker())
+}
+
+// forget makes the index in memory forget a series with an ID that is not used any more: it would give it out again.
+//
+// A series may be one of a measurement that is not used any more. The engine replaces measurements when it drops series,
+// and a write may get hold of one before and add its series after (engine v1.13.2, tsdb/index/inmem/inmem.go: Rebuild,
+// CreateSeriesListIfNotExists).
+func (l *lost) forget(memory *inmem.ShardIndex, name, key []byte) {
+	known, _ := memory.Series(key)
+	if known == nil {
+		return
+	}
+	live := memory.CreateMeasurementIndexIfNotExists(name)
+	live.AddSeries(known) // unless it is there
+	if known.Measurement != live {
+		known.Measurement = live
+	}
+	if l.file.IsDeleted(known.ID) {
+		memory.DropSeriesGlobal(key)
+	}
 }

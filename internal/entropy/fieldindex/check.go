@@ -179,8 +179,11 @@ func (w *walker) found() (out []Hidden) {
 
 // file walks the keys of a file. One that was compacted away meanwhile is in another, which the list has or the next
 // check.
-func (w *walker) file(path string) (err error) {
-	r, err := w.engine.FileStore.TSMReader(path)
+func (w *walker) file(path string) error { return eachKey(w.engine, path, w.key) }
+
+// eachKey calls fn with the keys of a file. A file that is not there any more has none.
+func eachKey(engine *tsm1.Engine, path string, fn func(key []byte, typ influxql.DataType) error) (err error) {
+	r, err := engine.FileStore.TSMReader(path)
 	if err != nil || r == nil {
 		return err
 	}
@@ -193,7 +196,7 @@ func (w *walker) file(path string) (err error) {
 	}()
 	for i, n := 0, r.KeyCount(); i < n; i++ {
 		key, block := r.KeyAt(i)
-		if err := w.key(key, tsm1.BlockTypeToInfluxQLDataType(block)); err != nil {
+		if err := fn(key, tsm1.BlockTypeToInfluxQLDataType(block)); err != nil {
 			return err
 		}
 	}

@@ -15,6 +15,9 @@
 //   - Checker compares the index of fields with what the data files hold while the shard is open, and adds what is
 //     missing.
 //
+// A delete beside writes may also take series and fields out of the indexes of which points were just written. FindLost
+// finds these after a delete.
+//
 // The data files may hold two types of one field, in different series. Then the field has the type of its newest
 // point, by the time of the point: this depends on the data alone, and all owners of equal copies decide alike. When
 // an index is rebuilt the values of other types are deleted from the shard, and the files with them are kept: the
