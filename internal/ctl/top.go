@@ -156,7 +156,7 @@ func sizeOf(f *os.File) (width, height int) {
 	return width, height
 }
 
-// paper is what is no terminal: one screen is below the other, whole and without colours.
+// paper is an output that is not a terminal: one screen is below the other, whole and without colours.
 type paper struct {
 	w     io.Writer
 	begun bool

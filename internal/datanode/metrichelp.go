@@ -150,7 +150,7 @@ var listenerDescriptions = map[string]described{
 	"bytesRx":              counter("Bytes that a listener received."),
 	"pointsRx":             counter("Points that a listener received."),
 	"pointsParseFail":      counter("Lines or packets that a listener could not read."),
-	"pointsNaNFail":        counter("Points that a listener left out because their value is no number."),
+	"pointsNaNFail":        counter("Points that a listener left out because their value is not a number."),
 	"droppedPointsInvalid": counter("Points that a listener left out because they cannot be stored."),
 	"readFail":             counter("Times that a listener could not receive a packet."),
 	"batchesTx":            counter("Batches of a listener that were written."),

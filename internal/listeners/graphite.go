@@ -123,5 +123,5 @@ func (l *graphiteListener) line(b []byte) {
 		return
 	}
 	l.stats.add(pointsParseFail, 1)
-	l.log.Warn("This is no line of graphite", zap.String("line", shown(line)), zap.Error(err))
+	l.log.Warn("Cannot read a line of graphite", zap.String("line", shown(line)), zap.Error(err))
 }

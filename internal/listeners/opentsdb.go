@@ -185,7 +185,7 @@ func (l *opentsdbListener) line(line string, from zap.Field) {
 	p, counter, err := putLine(line)
 	if err != nil {
 		l.stats.add(counter, 1)
-		l.badLine.Warn("This is no line of OpenTSDB", zap.String("line", shown(line)), from, zap.Error(err))
+		l.badLine.Warn("Cannot read a line of OpenTSDB", zap.String("line", shown(line)), from, zap.Error(err))
 		return
 	}
 	l.batches.add(p)

@@ -8,7 +8,7 @@ import (
 
 const (
 	refreshTimeout = 2 * time.Second       // for the leader's answer
-	refreshEvery   = 25 * time.Millisecond // a flood of unknown names is no load on the leader
+	refreshEvery   = 25 * time.Millisecond // a flood of unknown names must not load the leader
 )
 
 // refresher joins callers of Refresh that come at the same time.

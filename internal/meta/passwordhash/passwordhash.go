@@ -37,7 +37,7 @@ const (
 
 const (
 	saltBytes = 16
-	maxRounds = 10_000_000 // seconds of work: more than that is no hash but an attack
+	maxRounds = 10_000_000 // seconds of work: more than that is an attack, not a hash
 )
 
 // digest is what PBKDF2 is computed with.

@@ -68,7 +68,7 @@ func (a audit) wrap(need access, next http.Handler) http.Handler {
 	})
 }
 
-// parameters are those of a request, without secrets. Passwords in JSON are no parameters.
+// parameters are those of a request, without secrets. Passwords in JSON are not parameters.
 func parameters(r *http.Request) string {
 	from := r.Form // once a route has read the body
 	if from == nil {

@@ -82,7 +82,7 @@ type CopyState struct {
 	State        string    `json:"state"` // as in Copy
 	LastModified time.Time `json:"last-modified"`
 	Size         int64     `json:"size"` // bytes on disk
-	Err          string    `json:"err"`  // why it is no whole copy; empty for one that is
+	Err          string    `json:"err"`  // why the copy is not whole; empty for one that is
 }
 
 // Copy is one owner's copy in the answer of GET /shard-copies, by shard ID.
