@@ -99,8 +99,8 @@ func (r *Refusal) TryNext(repeatable bool) bool {
 // Unwrap returns the error inside.
 func (r *Refusal) Unwrap() error { return r.Err }
 
-// Do sends one request, and follows to the leader where a node sends it there. An error that is not a Refusal leaves open
-// whether the request was carried out. The answer says who answered with an error, too.
+// Do sends one request, and follows to the leader where a node sends it there. An error that is not a Refusal leaves
+// open whether the request was carried out. The answer says who answered with an error, too.
 func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	req, err := c.build(ctx, r)
 	if err != nil {
