@@ -56,8 +56,8 @@ func (l *ledger) review(at look) error {
 		live, had := make(shardSet), make(shardSet)
 		for _, sh := range st.Shards() {
 			owner := slices.Contains(sh.Owners, me)
-			// A node that does not own a shard owned it before, or is about to become an owner: see Copied. Who has older
-			// metadata may read what the former owner still has.
+			// A node that does not own a shard owned it before, or is about to become an owner: see Copied. Who has
+			// older metadata may read what the former owner still has.
 			former := !owner && (at.starting || l.had.has(sh.ID))
 			if owner || former && l.engine.Has(sh.ID) {
 				had[sh.ID] = struct{}{}

@@ -220,8 +220,8 @@ func addTypes(fields, more map[string]influxql.DataType) {
 	}
 }
 
-// addDimensions adds what the engine's Shard.FieldDimensions returns. The engine copies the fields of a measurement four
-// times, and cannot be interrupted: a million of them took a minute on a node that had little memory left.
+// addDimensions adds what the engine's Shard.FieldDimensions returns. The engine copies the fields of a measurement
+// four times, and cannot be interrupted: a million of them took a minute on a node that had little memory left.
 func addDimensions(
 	ctx context.Context, sh *tsdb.Shard, names []string, fields map[string]influxql.DataType, dims map[string]struct{},
 ) error {

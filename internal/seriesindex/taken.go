@@ -171,9 +171,9 @@ func (l *lost) restore() error {
 
 // forget makes the index in memory forget a series with an ID that is not used any more: it would give it out again.
 //
-// A series may be one of a measurement that is not used any more. The engine replaces measurements when it drops series,
-// and a write may get hold of one before and add its series after (engine v1.13.2, tsdb/index/inmem/inmem.go: Rebuild,
-// CreateSeriesListIfNotExists).
+// A series may belong to a measurement that is not used any more. The engine replaces measurements when it drops
+// series, and a write may get hold of one before and add its series after (engine v1.13.2,
+// tsdb/index/inmem/inmem.go: Rebuild, CreateSeriesListIfNotExists).
 func (l *lost) forget(memory *inmem.ShardIndex, name, key []byte) {
 	known, _ := memory.Series(key)
 	if known == nil {

@@ -56,8 +56,8 @@ func TestMain(m *testing.M) {
 // busyVariable has a process of this program do nothing but keep all processors busy, for as long as it says.
 const busyVariable = "CONCORD_FUZZ_BUSY"
 
-// busy keeps the processors busy, and the nodes have nothing to do with it. What the plain client sees beside it is what
-// a machine without a free processor does to it, whatever takes the processors.
+// busy keeps the processors busy, and the nodes have nothing to do with it. What the plain client sees beside it is
+// what a machine without a free processor does to it, whatever takes the processors.
 func busy(ctx context.Context, d time.Duration) error {
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append(os.Environ(), busyVariable+"="+d.String())

@@ -135,8 +135,8 @@ func LeaderOf(t *testing.T, nodes []*Meta) *Meta {
 	return leader
 }
 
-// MustExecute makes a change at the node that leads. On a busy machine that may be another one than a moment ago, so the
-// change must be one that may be repeated.
+// MustExecute makes a change at the node that leads. On a busy machine that may be another one than a moment ago, so
+// the change must be one that may be repeated.
 func MustExecute(t *testing.T, nodes []*Meta, op cluster.Op) any {
 	t.Helper()
 	var result any

@@ -316,7 +316,8 @@ func (s *store) apply(c cluster.Command) (result any, index uint64, err error) {
 	return r.result, r.index, r.err
 }
 
-// close stops Raft; what is committed is on disk. The connections close before Raft is waited for: it waits for answers.
+// close stops Raft; what is committed is on disk. The connections close before Raft is waited for: it waits for
+// answers.
 func (s *store) close() error {
 	var errs []error
 	var stopped raft.Future

@@ -50,7 +50,8 @@ func openPair(t *testing.T, other raft.ServerID, addr string) *store {
 	return st
 }
 
-// member is a member with the ID "other" that calls answer for each request, until stop is closed at the end of the test.
+// member is a member with the ID "other" that calls answer for each request, until stop is closed at the end of the
+// test.
 func member(t *testing.T, answer func(raft.RPC)) (addr string, stop <-chan struct{}) {
 	t.Helper()
 	ln := newStream(t, "other")
