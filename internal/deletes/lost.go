@@ -13,10 +13,10 @@ import (
 
 // keepSeries makes series anew that the engine lost because points of them were written while it ran a delete, and
 // returns how many. The points may be of other times than those that the delete is about, also in other shards: nobody
-// would write them again, as rewrite does with what the delete covers. Points of the shards for which inFiles is true
-// may have left the cache since.
+// would write them again, as rewrite does with what the delete covers. In the shards for which inFiles is true, points
+// may have gone from the cache to a file since the delete began.
 //
-// A write of a node without versions may be under way, and is not waited for.
+// Writes of nodes of an earlier build, which have no versions, are not waited for: what they lose stays lost.
 func (d *Service) keepSeries(r *rpc.Delete, inFiles func(*tsdb.Shard) bool) (n int, err error) {
 	names, err := namesOf(r)
 	if err != nil {

@@ -26,16 +26,19 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 		shard             uint64 // that is written to meanwhile
 		series            int
 		of                func(i int) (name, line string)
-		newer             int // that is added to i for what is written meanwhile
+		newer             int  // that is added to i for what is written meanwhile
+		both              bool // the other shard has the series, too
 	}{
-		{"same shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0},
-		{"same shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0},
-		{"other shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0},
-		{"other shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0},
-		{"new series", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6},
-		{"new series", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6},
-		{"measurements", tsdb.TSI1IndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0},
-		{"measurements", tsdb.InmemIndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0},
+		{"same shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, false},
+		{"same shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, false},
+		{"other shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0, false},
+		{"other shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0, false},
+		{"both shards", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, true},
+		{"both shards", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, true},
+		{"new series", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6, false},
+		{"new series", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6, false},
+		{"measurements", tsdb.TSI1IndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0, false},
+		{"measurements", tsdb.InmemIndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0, false},
 	} {
 		t.Run(tt.name+" "+tt.index, func(t *testing.T) {
 			t.Parallel()
@@ -64,6 +67,11 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 			}
 			if err := write(shardID, 0, 1); err != nil {
 				t.Fatal(err)
+			}
+			if tt.both {
+				if err := write(shardID+1, 0, 1000); err != nil {
+					t.Fatal(err)
+				}
 			}
 			ran := make(chan error, 1)
 			go func() { ran <- deleteOf(tt.text)(n.deletes) }()

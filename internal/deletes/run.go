@@ -254,7 +254,7 @@ func (d *Service) execute(r *rpc.Delete) error {
 	}
 	defer end()
 	defer d.turn(r)() // after what has a time limit
-	// What a run lost that failed may have left the caches by now.
+	// When an earlier run failed, points of the series that it lost may be in files by now.
 	_, failed := d.failedRuns.LoadOrStore(r.Id, nil)
 	err = execute(d.deps.Store.Store, r, func(flushed map[*tsdb.Shard]bool) (lost int, err error) {
 		return d.keepSeries(r, func(sh *tsdb.Shard) bool { return failed || flushed[sh] })
@@ -289,10 +289,7 @@ func durably(
 		return betweenSnapshots(store, db, func(flushed map[*tsdb.Shard]bool) error {
 			for range maxListings {
 				err := betweenIndexCompactions(store, db, func() error { return overWholeLists(store, db, run) })
-				if neverRuns(err) {
-					return err // nothing was deleted
-				}
-				lost, failed := keep(flushed)
+				lost, failed := keep(flushed) // also when it failed: it may have run in part
 				if err != nil || failed != nil || lost == 0 {
 					return inOneLine(err, failed)
 				}

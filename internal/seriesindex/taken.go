@@ -69,8 +69,9 @@ func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
 	return n, nil
 }
 
-// Listed returns the IDs of the series that a shard lists for a measurement. Queries find these, unless the file of
-// series does not have them.
+// Listed returns the IDs of the series that the index of a shard lists for a measurement. It may list some that the
+// shard does not have: the index in memory lists those of the whole database, and that on disk some that were dropped.
+// Queries find the ones that are also in the set of the shard's index and in the file of series.
 func Listed(sh *tsdb.Shard, measurement []byte) (*tsdb.SeriesIDSet, error) {
 	index, err := Of(sh)
 	if err != nil {
@@ -90,9 +91,34 @@ func Listed(sh *tsdb.Shard, measurement []byte) (*tsdb.SeriesIDSet, error) {
 	}
 }
 
-// Restore makes series anew of which a shard has points, and which queries do not find there. Nobody may write to the
-// shard meanwhile.
-func Restore(sh *tsdb.Shard, keys [][]byte) error {
+// Dead returns the IDs that the index of a shard has for some series, and the file of series does not have any more, by
+// key. It looks at all series of the shard.
+func Dead(sh *tsdb.Shard, of func(key string) bool) (map[string]uint64, error) {
+	index, err := sh.Index()
+	if err != nil {
+		return nil, err
+	}
+	file, err := sh.SeriesFile()
+	if err != nil {
+		return nil, err
+	}
+	dead := make(map[string]uint64)
+	for _, id := range index.SeriesIDSet().Slice() {
+		if !file.IsDeleted(id) {
+			continue
+		}
+		if b := file.SeriesKey(id); b != nil {
+			if key := string(models.MakeKey(tsdb.ParseSeriesKey(b))); of(key) {
+				dead[key] = id
+			}
+		}
+	}
+	return dead, nil
+}
+
+// Restore makes series anew of which a shard has points, and which queries do not find there. Dead is of these series.
+// Clients must not write to the shard meanwhile.
+func Restore(sh *tsdb.Shard, keys [][]byte, dead map[string]uint64) error {
 	index, err := sh.Index()
 	if err != nil {
 		return err
@@ -101,23 +127,17 @@ func Restore(sh *tsdb.Shard, keys [][]byte) error {
 	if err != nil {
 		return err
 	}
-	// What the index still has of these series keeps them from being made, or makes their measurement stay for ever.
-	has, dead := index.SeriesIDSet(), make(map[string]uint64)
-	has.ForEach(func(id uint64) {
-		if key := file.SeriesKey(id); key != nil && file.IsDeleted(id) {
-			dead[string(models.MakeKey(tsdb.ParseSeriesKey(key)))] = id
-		}
-	})
+	has := index.SeriesIDSet()
 	for some := range slices.Chunk(keys, restoreAtOnce) {
 		l := lost{index: index, file: file}
 		for _, key := range some {
 			name, tags := models.ParseKeyBytes(key)
 			l.add(key, name, tags)
 			if id, ok := dead[string(key)]; ok {
-				l.drop(id, key)
+				l.drop(id, key) // with it, the measurement would stay in the index for ever
 			}
 			if id := file.SeriesID(name, tags, nil); id != 0 && has.Contains(id) {
-				l.drop(id, key)
+				l.drop(id, key) // the set has it, and so it would not be listed again
 			}
 		}
 		if err := l.restore(); err != nil {
@@ -169,10 +189,11 @@ func (l *lost) restore() error {
 	return l.index.CreateSeriesListIfNotExists(l.keys, l.names, l.tags, tsdb.NoopStatsTracker())
 }
 
-// forget makes the index in memory forget a series with an ID that is not used any more: it would give it out again.
+// forget prepares the index in memory for a series that is made anew. It finds series by their keys. So a series with
+// a dead ID must go from it, or the series would get that ID again.
 //
-// A series may belong to a measurement that is not used any more. The engine replaces measurements when it drops
-// series, and a write may get hold of one before and add its series after (engine v1.13.2,
+// Before that, the series is put into the measurement that the index uses. The engine replaces measurements when it
+// drops series. A write may get hold of a measurement before that, and add its series afterwards (engine v1.13.2,
 // tsdb/index/inmem/inmem.go: Rebuild, CreateSeriesListIfNotExists).
 func (l *lost) forget(memory *inmem.ShardIndex, name, key []byte) {
 	known, _ := memory.Series(key)
@@ -180,7 +201,7 @@ func (l *lost) forget(memory *inmem.ShardIndex, name, key []byte) {
 		return
 	}
 	live := memory.CreateMeasurementIndexIfNotExists(name)
-	live.AddSeries(known) // unless it is there
+	live.AddSeries(known) // does nothing when live has the series
 	if known.Measurement != live {
 		known.Measurement = live
 	}

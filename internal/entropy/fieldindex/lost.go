@@ -13,7 +13,7 @@ import (
 	"concord/internal/seriesindex"
 )
 
-// Lost is series of a shard of which it has points, and which queries do not find there or not with all fields.
+// Lost is series with points in a shard that queries do not find there, or do not find with all fields.
 //
 // When a delete has taken the last point of a series in a shard, the engine removes the series from the index of the
 // shard, and from the file of series when no other shard has it. It removes the fields of a measurement that has no
@@ -23,7 +23,9 @@ type Lost struct {
 	shard  *tsdb.Shard
 	engine *tsm1.Engine
 	file   *tsdb.SeriesFile
-	series map[string]bool                         // by key
+	set    *tsdb.SeriesIDSet                       // of the index
+	series map[string]bool                         // the lost ones, by key
+	dead   map[string]uint64                       // as seriesindex.Dead has them
 	fields map[string]map[string]influxql.DataType // of these series, by measurement
 
 	// Of the last key that was looked at.
@@ -44,30 +46,53 @@ func FindLost(sh *tsdb.Shard, of func(measurement string) bool, inFiles bool) (*
 	if err != nil {
 		return nil, err
 	}
+	index, err := sh.Index()
+	if err != nil {
+		return nil, err
+	}
+	// The cache comes before the set: a write puts a series into the index first, and then its points into the cache.
+	cached := engine.Cache.Keys()
 	l := &Lost{
-		shard: sh, engine: engine, file: file,
+		shard: sh, engine: engine, file: file, set: index.SeriesIDSet(),
 		series: make(map[string]bool), fields: make(map[string]map[string]influxql.DataType),
 	}
-	for _, key := range engine.Cache.Keys() {
+	for _, key := range cached {
 		if err := l.look(key, of, func() influxql.DataType { return cachedType(engine.Cache, key) }); err != nil {
 			return nil, err
 		}
 	}
-	if !inFiles {
-		return l, nil
+	if inFiles {
+		err = l.lookAtFiles(of)
 	}
-	for _, f := range engine.FileStore.Files() {
-		err := eachKey(engine, f.Path(), func(key []byte, typ influxql.DataType) error {
-			return l.look(key, of, func() influxql.DataType { return typ })
-		})
-		if err != nil {
-			return nil, err
-		}
+	if err == nil && len(l.series) > 0 {
+		l.dead, err = seriesindex.Dead(sh, func(key string) bool { return l.series[key] })
 	}
-	return l, nil
+	return l, err
 }
 
-// look looks at a key. Those of a measurement come one after the other, mostly.
+// lookAtFiles looks at the keys of all files. One that is compacted away meanwhile is in a file that is new then.
+func (l *Lost) lookAtFiles(of func(measurement string) bool) error {
+	seen := make(map[string]bool) // by path
+	for found := true; found; {
+		found = false
+		for _, f := range l.engine.FileStore.Files() {
+			path := f.Path()
+			if seen[path] {
+				continue
+			}
+			seen[path], found = true, true
+			err := eachKey(l.engine, path, func(key []byte, typ influxql.DataType) error {
+				return l.look(key, of, func() influxql.DataType { return typ })
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// look looks at a key. Most keys of a measurement come one after the other, so that what is listed is read once.
 func (l *Lost) look(key []byte, of func(string) bool, typ func() influxql.DataType) error {
 	series, field := tsm1.SeriesAndFieldFromCompositeKey(key)
 	if !bytes.Equal(series, l.key) {
@@ -104,20 +129,20 @@ func (l *Lost) lookAtSeries(series []byte, of func(string) bool) (err error) {
 		}
 	}
 	id := l.file.SeriesID(name, tags, nil)
-	l.isLost = id == 0 || !l.listed.ContainsNoLock(id)
+	l.isLost = id == 0 || !l.set.Contains(id) || !l.listed.ContainsNoLock(id)
 	return nil
 }
 
 // Len is how many series are lost.
 func (l *Lost) Len() int { return len(l.series) }
 
-// Restore makes queries find the series with their fields. Nobody may write to the shard meanwhile.
+// Restore makes queries find the series with their fields. Clients must not write to the shard meanwhile.
 func (l *Lost) Restore() error {
 	keys := make([][]byte, 0, len(l.series))
 	for key := range l.series {
 		keys = append(keys, []byte(key))
 	}
-	if err := seriesindex.Restore(l.shard, keys); err != nil {
+	if err := seriesindex.Restore(l.shard, keys, l.dead); err != nil {
 		return fmt.Errorf("restore series of shard %d: %w", l.shard.ID(), err)
 	}
 	index, err := l.shard.Index()
