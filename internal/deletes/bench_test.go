@@ -4,11 +4,13 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
 
@@ -57,6 +59,42 @@ func benchmarkDelete(b *testing.B, index string, shards uint64) {
 					fill(b)
 					b.StartTimer()
 					if err := execute(s, r, nothing); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+var cachedSeries = flag.Int("cached-series", 100_000, "series of BenchmarkDeleteInCache")
+
+// BenchmarkDeleteInCache is a delete of one series in a shard that has many in its cache: by the engine, and with the
+// look for series that were written meanwhile.
+func BenchmarkDeleteInCache(b *testing.B) {
+	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
+		c := newTestCluster(b, "ok")
+		c.stores[0] = replicationtest.StoreWith(b, index)
+		n := c.node(b)
+		const batch = 1000
+		for i := 0; i < *cachedSeries; i += batch {
+			var lines strings.Builder
+			for j := range batch {
+				fmt.Fprintf(&lines, "cpu,host=h%d,region=r%d v=1 1\n", i+j, j%10)
+			}
+			mustWrite(b, c.stores[0], lines.String())
+		}
+		r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu WHERE host = 'h7'"}
+		for name, keep := range map[string]func(map[*tsdb.Shard]bool) (int, error){
+			"engine": nothing,
+			"whole": func(map[*tsdb.Shard]bool) (int, error) {
+				return n.deletes.keepSeries(r, func(*tsdb.Shard) bool { return false })
+			},
+		} {
+			b.Run(index+"/"+name, func(b *testing.B) {
+				for b.Loop() {
+					mustWrite(b, c.stores[0], "cpu,host=h7,region=r7 v=1 1")
+					if err := execute(c.stores[0], r, keep); err != nil {
 						b.Fatal(err)
 					}
 				}

@@ -33,6 +33,9 @@ type Lost struct {
 	name   string // of the measurement; empty when it is not looked at
 	listed *tsdb.SeriesIDSet
 	isLost bool
+
+	tags models.Tags // memory that is used again
+	buf  []byte
 }
 
 // FindLost looks for lost series of some measurements: in the cache of a shard, and in its files when inFiles is true.
@@ -55,6 +58,7 @@ func FindLost(sh *tsdb.Shard, of func(measurement string) bool, inFiles bool) (*
 	l := &Lost{
 		shard: sh, engine: engine, file: file, set: index.SeriesIDSet(),
 		series: make(map[string]bool), fields: make(map[string]map[string]influxql.DataType),
+		buf: make([]byte, 0, 1024),
 	}
 	for _, key := range cached {
 		if err := l.look(key, of, func() influxql.DataType { return cachedType(engine.Cache, key) }); err != nil {
@@ -117,18 +121,18 @@ func (l *Lost) look(key []byte, of func(string) bool, typ func() influxql.DataTy
 
 func (l *Lost) lookAtSeries(series []byte, of func(string) bool) (err error) {
 	l.key = append(l.key[:0], series...)
-	name, tags := models.ParseKeyBytes(series)
-	if !of(string(name)) {
-		l.name = ""
-		return nil
-	}
+	var name []byte
+	name, l.tags = models.ParseKeyBytesWithTags(series, l.tags)
 	if l.name != string(name) {
+		if l.name = ""; !of(string(name)) {
+			return nil
+		}
 		l.name = string(name)
 		if l.listed, err = seriesindex.Listed(l.shard, name); err != nil {
 			return err
 		}
 	}
-	id := l.file.SeriesID(name, tags, nil)
+	id := l.file.SeriesID(name, l.tags, l.buf)
 	l.isLost = id == 0 || !l.set.Contains(id) || !l.listed.ContainsNoLock(id)
 	return nil
 }
