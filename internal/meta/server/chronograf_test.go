@@ -13,6 +13,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v4"
 	"github.com/google/go-cmp/cmp"
+	itoml "github.com/influxdata/influxdb/toml"
 
 	"concord/internal/cluster"
 	"concord/internal/meta/metatest"
@@ -277,7 +278,10 @@ func TestChronografManagesUsersAndRoles(t *testing.T) {
 	const tokens = "the secret of tokens"
 	var nodes []*metatest.Meta
 	for range 3 {
-		m := metatest.Start(t, func(d *metanode.Deps) { // with the usual timeouts: the leader is to stay
+		m := metatest.Start(t, func(d *metanode.Deps) {
+			const long = itoml.Duration(2 * time.Second) // the leader is to stay, also on a busy machine
+			d.Config.Meta.HeartbeatTimeout, d.Config.Meta.ElectionTimeout = long, long
+			d.Config.Meta.LeaderLeaseTimeout = long
 			d.Config.Meta.AuthEnabled, d.Config.Meta.InternalSharedSecret = true, "between nodes"
 			d.Config.Meta.SharedSecret = tokens
 		})
