@@ -183,7 +183,7 @@ func (a *announcedDelete) add(w acceptedWrite) bool {
 // fit into memory.
 func (r *removals) take(a *announcedDelete) (newer []acceptedWrite, missing map[uint64]bool) {
 	o := r.of(a.req.Database)
-	o.await() // what is being written now has been noted then
+	o.writing.await() // what is being written now has been noted then
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, w := range a.writes {

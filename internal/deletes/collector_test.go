@@ -138,9 +138,9 @@ func TestPointThatIsBeingWrittenIsReadWhenItIsThere(t *testing.T) {
 			return true
 		default:
 		}
-		of := w.removals.of(db)
-		if of.writing.TryRLock() {
-			of.writing.RUnlock()
+		held := &w.removals.of(db).writing.held
+		if held.TryRLock() {
+			held.RUnlock()
 			return false
 		}
 		return true

@@ -23,7 +23,7 @@ func (d *Service) keepSeries(r *rpc.Delete, inFiles func(*tsdb.Shard) bool) (n i
 		return 0, err
 	}
 	of := func(measurement string) bool { return names == nil || slices.Contains(names, measurement) }
-	d.deps.Memory.removals.of(r.Database).await()
+	d.deps.Memory.removals.of(r.Database).writing.await()
 	for _, sh := range d.deps.Store.Shards(d.deps.Store.ShardIDs()) {
 		if _, err := sh.Engine(); err != nil || sh.Database() != r.Database {
 			continue // no delete ran in a shard that is closed

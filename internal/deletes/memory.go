@@ -42,9 +42,9 @@ func (m *Memory) BeginWrite(
 	shard uint64, db, policy string, v order.Version, points []models.Point,
 ) (left []models.Point, end func(wrote []models.Point) error) {
 	of := m.removals.of(db)
-	of.writing.RLock()
+	ended := of.writing.begin()
 	return of.without(policy, v, points), func(wrote []models.Point) error {
-		defer of.writing.RUnlock()
+		defer ended()
 		if len(wrote) == 0 {
 			return nil
 		}

@@ -23,7 +23,7 @@ type removals struct {
 
 // databaseRemovals are those of one database.
 type databaseRemovals struct {
-	writing sync.RWMutex // held for reading while points are written
+	writing writing
 
 	mu        sync.RWMutex
 	newest    order.Version
@@ -79,22 +79,11 @@ func (r *removals) add(req *rpc.Delete) {
 	}
 	of := r.of(req.Database)
 	of.remember(&removal{version: order.Version(req.Version), id: req.Id, req: req}, names)
-	of.await()
-}
-
-// await returns when the writes that run now have ended.
-func (o *databaseRemovals) await() {
-	o.writing.Lock()
-	//lint:ignore SA2001 those that hold it are waited for
-	o.writing.Unlock()
+	of.writing.await()
 }
 
 // holdWrites waits until the writes to a database that run now have ended. No other begins until release is called.
-func (r *removals) holdWrites(db string) (release func()) {
-	of := r.of(db)
-	of.writing.Lock()
-	return of.writing.Unlock
-}
+func (r *removals) holdWrites(db string) (release func()) { return r.of(db).writing.hold() }
 
 // remember keeps a delete of measurements, nil for one that may be of any.
 func (o *databaseRemovals) remember(d *removal, names []string) {

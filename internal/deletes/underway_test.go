@@ -168,8 +168,7 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
-	writing := &w.removals.of(db).writing
-	writing.RLock() // by a write, for which the delete waits
+	endWrite := w.removals.of(db).writing.begin() // the delete waits for it
 	done := make(chan error, 1)
 	go func() {
 		done <- w.deletes.runDelete(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}, false)
@@ -182,7 +181,7 @@ func TestRunningDeleteIsUnderWay(t *testing.T) {
 		return ok
 	}
 	await(t, "the delete runs", func() bool { return !held() })
-	writing.RUnlock()
+	endWrite()
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
