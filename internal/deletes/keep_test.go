@@ -59,7 +59,7 @@ func TestDeleteGoesThroughTheQueueInOrder(t *testing.T) {
 func TestWriteUnderWayDoesNotOutliveADelete(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, time.Second)
+	w, hh := c.withHandoff(t, 5*time.Second)
 	d := w.deletes
 	g.hang.Store(true)
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {

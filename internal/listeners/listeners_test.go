@@ -528,7 +528,7 @@ func TestCloseWritesWhatWasRead(t *testing.T) {
 			conn := a.dial(t)             // stays open
 			n := 200                      // packets that a socket holds for sure
 			if a.list[0].addr().Network() == "tcp" {
-				n = 2000
+				n = 500
 			}
 			for i := range n {
 				fmt.Fprintf(conn, name, i)
@@ -564,7 +564,9 @@ func TestCloseGivesUp(t *testing.T) {
 
 func TestWritesThatFail(t *testing.T) {
 	t.Parallel()
-	a := open(t, Config{UDP: []udp.Config{udpConfig()}})
+	c := udpConfig()
+	c.BatchSize, c.BatchTimeout = 2, itoml.Duration(time.Hour) // both points are one batch
+	a := open(t, Config{UDP: []udp.Config{c}})
 	a.mu.Lock()
 	a.cluster.fail = errors.New("no quorum")
 	a.mu.Unlock()

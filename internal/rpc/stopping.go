@@ -15,11 +15,12 @@ import (
 type Stopping struct {
 	ctx    context.Context
 	cancel context.CancelFunc
+	limit  time.Duration // for calls to end
 }
 
 // NewStopping returns the end of one server.
 func NewStopping() *Stopping {
-	s := &Stopping{}
+	s := &Stopping{limit: stopTime}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -37,7 +38,7 @@ func (s *Stopping) Stop(server *grpc.Server) (ended bool) {
 		defer close(all)
 		server.GracefulStop()
 	}()
-	hard := time.NewTimer(stopTime)
+	hard := time.NewTimer(s.limit)
 	defer hard.Stop()
 	select {
 	case <-all:

@@ -71,6 +71,8 @@ func NewCluster(t *testing.T, n int) []*Meta {
 			t.Fatalf("add-meta %s: %d %s", m.HTTPAddr(), code, body)
 		}
 	}
+	// A node that is stopped before it has heard that it may vote does not vote after its start.
+	Await(t, out, func(s *cluster.State) bool { return len(s.MetaNodes) == n })
 	return out
 }
 

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"errors"
+
 	"concord/internal/cluster"
 	"concord/internal/meta/wire"
 )
@@ -35,4 +37,19 @@ func ChangeRole(s *Server, action string, r wire.Role) error {
 // LabelNode is a POST /node-labels.
 func LabelNode(s *Server, node string, set map[string]string, remove []string) (cluster.Node, error) {
 	return (&memberRoutes{server: s}).labelNode(node, set, remove)
+}
+
+// TakeVote leaves a member as an add-meta does that loses its leader: without a vote.
+func (s *Server) TakeVote(raftAddr string) error {
+	r := s.st().raft
+	f := r.GetConfiguration()
+	if err := f.Error(); err != nil {
+		return err
+	}
+	for _, srv := range f.Configuration().Servers {
+		if string(srv.Address) == raftAddr {
+			return r.DemoteVoter(srv.ID, 0, 0).Error()
+		}
+	}
+	return errors.New("no such member")
 }

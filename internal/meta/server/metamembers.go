@@ -111,7 +111,8 @@ func (m *MetaMembers) addAgain(ctx context.Context, n cluster.Node) (cluster.Nod
 		return n, err
 	}
 	for _, srv := range f.Configuration().Servers {
-		if string(srv.ID) == who.RaftID {
+		// One without a vote is what an earlier call left that lost its leader.
+		if string(srv.ID) == who.RaftID && srv.Suffrage == raft.Voter {
 			return n, nil
 		}
 	}
@@ -204,7 +205,7 @@ func (m *MetaMembers) addPeer(ctx context.Context, addr string) (cluster.Node, e
 
 // RemoveMeta removes the meta node at addr, its HTTP or Raft address, and tells it. Without force a node that cannot be
 // told stays. A leader that is to be removed itself first hands the leadership over, and returns errNoLeader: the next
-// leader can remove it.
+// leader can remove it. Repeating it is harmless, and ends what an earlier call began.
 func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (cluster.Node, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -213,7 +214,7 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 		return none, err
 	}
 	st := m.server.State()
-	n, err := m.removableMeta(addr)
+	n, err := m.removableMeta(ctx, addr)
 	if err != nil {
 		return none, err
 	}
@@ -230,8 +231,10 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 	if err := m.removeVoter(n.TCPAddr); err != nil {
 		return none, fmt.Errorf("remove meta node %s: %w", addr, err)
 	}
-	if _, err := m.server.Execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
-		return none, err
+	if n.ID != 0 {
+		if _, err := m.server.Execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
+			return none, err
+		}
 	}
 	if away == nil {
 		ctx, cancel := context.WithTimeout(ctx, resetTimeout)
@@ -261,8 +264,9 @@ func (m *MetaMembers) handOver() error {
 	return err
 }
 
-// removableMeta finds the meta node at addr, and refuses it when the cluster would end with it.
-func (m *MetaMembers) removableMeta(addr string) (n cluster.Node, err error) {
+// removableMeta finds the meta node at addr, and refuses it when the cluster would end with it. A node without an ID is
+// removed already, and does not know it yet: the leader that removed it was replaced before it could tell it.
+func (m *MetaMembers) removableMeta(ctx context.Context, addr string) (n cluster.Node, err error) {
 	st := m.server.State()
 	if st.Data.ClusterID == 0 {
 		return n, ErrNotInitialised
@@ -273,7 +277,11 @@ func (m *MetaMembers) removableMeta(addr string) (n cluster.Node, err error) {
 		}
 	}
 	if n.ID == 0 {
-		return n, fmt.Errorf("meta node %q does not exist", addr)
+		who, err := m.identityOf(ctx, addr)
+		if err != nil || who.ClusterID != st.Data.ClusterID {
+			return n, fmt.Errorf("meta node %q does not exist", addr)
+		}
+		return cluster.Node{TCPAddr: who.RaftAddr, HTTPAddr: addr, Version: who.Version}, nil
 	}
 	if len(st.MetaNodes) == 1 {
 		return n, fmt.Errorf("%s is the last meta node: without it there is no cluster", addr)
@@ -313,7 +321,7 @@ func isLocal(ip net.IP) bool {
 
 // checkRemoveMeta refuses what RemoveMeta refuses, and changes nothing.
 func (m *MetaMembers) checkRemoveMeta(ctx context.Context, addr string, force bool) (cluster.Node, error) {
-	n, err := m.removableMeta(addr)
+	n, err := m.removableMeta(ctx, addr)
 	if err != nil || force {
 		return n, err
 	}
