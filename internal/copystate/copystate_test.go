@@ -311,20 +311,35 @@ func (w *world) knows(id, shard uint64) {
 	})
 }
 
+// heardOwed waits until a node knows that a holder keeps something for another one's copy of a shard. Announce does not
+// wait for nodes that are late.
+func (w *world) heardOwed(id, holder, to, shard uint64) {
+	w.t.Helper()
+	w.await("the node has heard what waits", func() bool {
+		s := w.nodes[id].s
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_, owed := s.holders.tables[holder].owed[to][shard]
+		return owed
+	})
+}
+
+// isWhole waits until a node counts its copy of a shard as whole. It may be unsure while others answer late.
+func (w *world) isWhole(id, shard uint64, when string) {
+	w.t.Helper()
+	w.await("the copy is whole "+when, func() bool { return w.unfit(id, shard) == "" })
+}
+
 func TestNewShardIsWhole(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 3)
 	id := w.addShard(1, 2)
 	w.knows(1, id)
-	if why := w.unfit(1, id); why != "" {
-		t.Error("before the first write:", why)
-	}
+	w.isWhole(1, id, "before the first write")
 	if err := w.nodes[1].s.Begin(id); err != nil {
 		t.Fatal(err)
 	}
-	if why := w.unfit(1, id); why != "" {
-		t.Error("after it:", why)
-	}
+	w.isWhole(1, id, "after it")
 }
 
 // A write is acknowledged only when the owner that missed it knows, be it through a third node.
@@ -335,8 +350,10 @@ func TestMissedWriteIsKnownBeforeItIsAcknowledged(t *testing.T) {
 	w.await("node 2 is sure", func() bool { return w.unfit(2, id) == "" })
 	w.setCut(1, 2, true)
 	w.nodes[1].owe(2, id)
+	began := time.Now()
 	w.nodes[1].s.Announce(2, id)
-	if why := w.unfit(2, id); !strings.Contains(why, "node1:8088 keeps writes") {
+	late := time.Since(began) >= forwardTimeout // on a busy machine: a node that does not answer is not waited for
+	if why := w.unfit(2, id); !strings.Contains(why, "node1:8088 keeps writes") && !late {
 		t.Errorf("node 2 thinks %q", why)
 	}
 	w.setCut(1, 2, false)
@@ -374,11 +391,10 @@ func TestHolderThatIsDownIsRemembered(t *testing.T) {
 	w.stop(2)
 	w.nodes[1].owe(2, id)
 	w.nodes[1].s.Announce(2, id)
+	w.heardOwed(3, 1, 2, id)
 	w.stop(1)
 	w.start(2)
-	if why := w.unfit(2, id); !strings.Contains(why, "node1:8088 keeps writes") {
-		t.Errorf("node 2 thinks %q", why)
-	}
+	w.await("node 2 knows", func() bool { return strings.Contains(w.unfit(2, id), "node1:8088 keeps writes") })
 	// It does not come back: a repair has to bring the writes.
 	w.await("node 2 asks for a repair", func() bool { return w.nodes[2].s.Lacks(id).Kind == Missed })
 	gen := w.nodes[2].s.Lacks(id).Gen
@@ -409,9 +425,7 @@ func TestLostDiskMakesCopiesUnfitUntilTheyAreRepaired(t *testing.T) {
 			w.nodes[2].get(func() bool { w.nodes[2].has[id] = true; return true })
 			w.stop(2)
 			w.start(2)
-			if why := w.unfit(2, id); why != "" {
-				t.Fatal("after a restart:", why)
-			}
+			w.isWhole(2, id, "after a restart")
 			w.stop(2)
 			w.nodes[2].get(func() bool { w.nodes[2].has[id] = name == "the meta folder"; return true })
 			wipe(t, w.nodes[2])
@@ -421,18 +435,14 @@ func TestLostDiskMakesCopiesUnfitUntilTheyAreRepaired(t *testing.T) {
 			}
 			later := w.addShard(1, 2)
 			w.knows(2, later)
-			if why := w.unfit(2, later); why != "" {
-				t.Error("a shard that is newer than the loss:", why)
-			}
+			w.isWhole(2, later, "that is newer than the loss")
 			if err := w.nodes[2].s.Whole(id, w.nodes[2].s.Lacks(id).Gen); err != nil {
 				t.Fatal(err)
 			}
 			w.nodes[2].get(func() bool { w.nodes[2].has[id] = true; return true })
 			w.stop(2)
 			w.start(2)
-			if why := w.unfit(2, id); why != "" {
-				t.Error("after the repair and a restart:", why)
-			}
+			w.isWhole(2, id, "after the repair and a restart")
 		})
 	}
 }
@@ -446,6 +456,7 @@ func TestHolderThatComesBackCountsAgain(t *testing.T) {
 	holder, owner := w.nodes[1], w.nodes[2].s
 	holder.owe(2, id)
 	holder.s.Announce(2, id)
+	w.heardOwed(2, 1, 2, id)
 	for _, other := range []uint64{2, 3} {
 		w.setCut(1, other, true)
 	}
@@ -505,6 +516,7 @@ func TestLostHintsAreTold(t *testing.T) {
 	w.stop(2)
 	w.nodes[1].owe(2, id)
 	w.nodes[1].s.Announce(2, id)
+	w.heardOwed(3, 1, 2, id)
 	w.stop(1)
 	w.nodes[1].owe(2)
 	w.nodes[1].remove(t, "copies.db")
@@ -592,12 +604,10 @@ func rollBack(t *testing.T, kept bool) {
 	if kept {
 		w.nodes[2].owe(1, id)
 		w.nodes[2].s.Announce(1, id)
+		w.heardOwed(1, 2, 1, id)
 	}
-	w.await("node 1 has heard of it", func() bool {
-		s := w.nodes[1].s
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		return s.holders.marks[2] >= mark
+	w.await("both others have heard of it", func() bool {
+		return w.nodes[1].s.HeardMark(2) >= mark && w.nodes[3].s.HeardMark(2) >= mark
 	})
 	w.stop(2)
 	before := w.nodes[1].s.folderOf(2)
@@ -682,6 +692,7 @@ func TestCopyIsRepairedOnceWhatWaitedHasArrived(t *testing.T) {
 	w.knows(2, id)
 	w.nodes[1].owe(2, id)
 	w.nodes[1].s.Announce(2, id)
+	w.heardOwed(2, 1, 2, id)
 	w.nodes[2].s.Missed(id, "of a test")
 	before := 0
 	w.nodes[2].get(func() bool { before = w.nodes[2].found[id]; return true })
@@ -702,17 +713,15 @@ func TestNodesOfAnOlderVersionAreThere(t *testing.T) {
 	w.mu.Unlock()
 	w.stop(1)
 	w.start(1)
-	if why := w.unfit(1, id); why != "" {
-		t.Error("node 1 is unsure:", why)
-	}
+	w.isWhole(1, id, "beside them")
 	w.nodes[1].owe(2, id)
 	w.nodes[1].s.Announce(2, id)
 	s := w.nodes[1].s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !s.told() {
-		t.Error("writes wait for nodes that do not listen")
-	}
+	w.await("writes do not wait for nodes that do not listen", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.told()
+	})
 }
 
 func TestNodeThatReachesFewOthersIsUnsure(t *testing.T) {
@@ -732,6 +741,8 @@ func TestNodeThatReachesFewOthersIsUnsure(t *testing.T) {
 	w.stop(2)
 	w.stop(3)
 	w.await("node 1 is sure beside nodes that are down", func() bool { return w.unfit(1, id) == "" })
+	w.await("node 1 does not reach node 3", func() bool { return w.nodes[1].s.isAway(3) })
+	w.nodes[1].get(func() bool { w.nodes[1].back = nil; return true })
 	w.start(3)
 	w.await("node 1 hears of node 3 again", func() bool {
 		return w.nodes[1].get(func() bool {

@@ -2,7 +2,10 @@ package copystate
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"concord/internal/rpc"
 )
 
 // imageThatOwesLater makes an image of node 2. Afterwards node 2 keeps a write for node 3's copy of a shard, and all
@@ -77,16 +80,11 @@ func TestWhatARolledBackNodeKeptIsMissed(t *testing.T) {
 			defer s.mu.Unlock()
 			return s.folders.wentBack
 		})
+		var sent atomic.Bool
+		w.change(1, func(n *node) { n.heard = func(m *rpc.CopyStates) { sent.Store(sent.Load() || m.Node == 2) } })
 		w.hears(2, 1)
 		w.hears(2, 3)
-		s.mu.Lock()
-		begun := s.peers[1].begun
-		s.mu.Unlock()
-		w.await("it sends meanwhile", func() bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return s.peers[1].begun > begun
-		})
+		w.await("it sends meanwhile", sent.Load)
 		written()
 		w.setAside(2)
 		w.heardOf(2)

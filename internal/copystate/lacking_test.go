@@ -99,10 +99,10 @@ func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 	if got := s.Lacks(moved).Kind; got != Lost { // who has older metadata may still ask it
 		t.Errorf("the copy that is still on the disk of its former owner lacks %q", got)
 	}
-	w.change(2, func(n *node) { n.has[moved], n.has[back] = false, false })
 	if err := s.Copied(back); err != nil { // its node will own it again
 		t.Fatal(err)
 	}
+	w.change(2, func(n *node) { n.has[moved], n.has[back] = false, false })
 	w.addShard(1, 2)
 	w.await("node 2 has forgotten the shard that it does not own", func() bool { return s.Lacks(moved).Kind == "" })
 	if got := s.Lacks(back).Kind; got != Lost {

@@ -296,6 +296,9 @@ func TestRolledBackNodeDoesNotTellAgainWhatItHadLost(t *testing.T) {
 		return len(first.holders.tables[2].owed) == 0
 	})
 	w.heardOf(2)
+	w.await("node 3 has heard of the mark", func() bool {
+		return w.nodes[3].s.HeardMark(2) >= w.nodes[2].s.Marked()
+	})
 	w.restore(2, image)
 	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale && w.nodes[2].s.Ready() })
 	w.heardOf(2)
@@ -433,9 +436,9 @@ func TestMarksAreStoredByANodeThatStops(t *testing.T) {
 	w := newWorld(t, 2)
 	w.heardOf(2)
 	w.runDeletes(2, 5)
-	before := w.nodes[1].s.HeardMark(2)
 	w.stop(2)
 	w.stop(1)
+	before := w.nodes[1].s.HeardMark(2) // of the node that has stopped
 	w.start(1)
 	if after := w.nodes[1].s.HeardMark(2); after != before {
 		t.Errorf("it remembers mark %d, want %d", after, before)
@@ -491,8 +494,10 @@ func TestWhatIsNoRollback(t *testing.T) {
 	is("an earlier build ran in between")
 	leave := func() { // the others do not speak to a node that has left
 		t.Helper()
+		w.stop(2) // so that no message to it is under way
 		w.setCut(1, 2, true)
 		w.setCut(3, 2, true)
+		w.start(2)
 		must(w.nodes[2].s.Forget())
 		w.stop(2)
 		w.setCut(1, 2, false)
