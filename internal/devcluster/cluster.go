@@ -170,9 +170,9 @@ func (c *Cluster) StartData(i int) error {
 	free := c.configs[i].HTTPD.BindAddress
 	err := n.Open()
 	// The engine opens its own HTTP listener: a free port may be taken in between. While a node is stopped, a
-	// connection of another test may have its gRPC port for a moment.
-	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && strings.HasSuffix(free, ":0") &&
-		time.Since(began) < 20*time.Second; {
+	// connection of another test may have one of its ports for a moment.
+	again := strings.HasSuffix(free, ":0") || c.links.ran(i)
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && again && time.Since(began) < 20*time.Second; {
 		time.Sleep(20 * time.Millisecond)
 		c.configs[i].HTTPD.BindAddress = free
 		n = c.newData(i)

@@ -32,6 +32,13 @@ func (l *links) started(node int, addr string) {
 	l.addrs[node] = addr
 }
 
+// ran reports whether a node has started before.
+func (l *links) ran(node int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.addrs[node] != ""
+}
+
 // blocked reports whether a node cannot call an address. A node reaches itself always.
 func (l *links) blocked(from int, addr string) bool {
 	l.mu.Lock()

@@ -106,15 +106,23 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 		`KILL QUERY 4000000 ON "` + host + `"`:       "data node " + host + ": query 4000000 has ended, or never was",
 		`KILL QUERY ` + qid[host] + ` ON "nobody:1"`: `nobody:1" is not a data node: give the tcp_host of SHOW QUERIES`,
 	} {
-		if _, err := c.Client(0).Query(ctx, "", text); err == nil || !strings.Contains(err.Error(), want) {
+		var err error
+		for range 6 { // a node on a busy machine may answer too late
+			_, err = c.Client(0).Query(ctx, "", text)
+			if !strings.Contains(fmt.Sprint(err), "does not answer") {
+				break
+			}
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
 	if got, _, warnings := list(0); len(got) != 2 {
 		t.Fatalf("the queries are %v, and the warnings %v", got, warnings)
 	}
-	mustQuery(ctx, t, c, 0, "", `KILL QUERY `+qid[host]+` ON "`+host+`"`)
 	if err := c.Wait(ctx, func() bool {
+		// Again where the node was late. A second time is an error, and kills nothing else.
+		_, _ = c.Client(0).Query(ctx, "", `KILL QUERY `+qid[host]+` ON "`+host+`"`)
 		got, _, _ := list(0)
 		return slices.Equal(got, []string{row(2)}) ||
 			slices.Equal(got, []string{strings.Replace(row(1), "running", "killed", 1), row(2)})

@@ -106,7 +106,7 @@ func rebalance(ctx context.Context, c *devcluster.Cluster, fn func(wire.Rebalanc
 }
 
 // slowly is a rate at which the shard of mustStartLarge takes some seconds.
-const slowly = "1m"
+const slowly = "600k"
 
 // mustStartLarge returns a cluster with one shard of some megabytes and one copy, and the node that has it. What is in
 // the shard is hardly compressed.
@@ -221,10 +221,13 @@ func TestRebalanceGoesOnAfterItsCommandEnded(t *testing.T) {
 		}
 	}
 	waited, copied := false, false
-	if err := rebalance(ctx, c, func(e wire.RebalanceEvent) {
-		waited = waited || len(e.Waiting) > 0
-		copied = copied || copyingOf(e, sh.ID) != nil
-	}); err != nil {
+	if c.Wait(ctx, func() bool { // the server may not have noticed yet that the first command has ended
+		err = rebalance(ctx, c, func(e wire.RebalanceEvent) {
+			waited = waited || len(e.Waiting) > 0
+			copied = copied || copyingOf(e, sh.ID) != nil
+		})
+		return err == nil || !strings.Contains(err.Error(), "running already")
+	}) != nil || err != nil {
 		t.Error(err)
 	}
 	if !waited || copied {

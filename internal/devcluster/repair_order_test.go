@@ -41,7 +41,12 @@ func TestRepairKeepsWhatWasWrittenLast(t *testing.T) {
 	c.Heal(0)
 	c.Cut(1)
 	c.Cut(2)
-	write(0, "one", 2, 5) // node 1 alone has it, and it is the smallest: neither votes nor the order of values choose it
+	// Node 1 alone has it, and it is the smallest: neither votes nor the order of values choose it. At quorum it is
+	// answered when no write to the other two is under way any more.
+	line := fmt.Appendf(nil, "m v=5 %d\n", yesterday().Add(2*time.Second).UnixNano())
+	if err := c.Client(0).Write(ctx, "d", "quorum", line); err == nil {
+		t.Fatal("a write reached owners that are cut off")
+	}
 	c.Heal(1)
 	c.Heal(2)
 	want := []float64{10, 21, 5}

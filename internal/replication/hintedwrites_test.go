@@ -105,7 +105,7 @@ func TestHintThatTakesLongIsWaitedForLonger(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const most = 10
+	const most = 100
 	for tries := 1; ; tries++ {
 		n, err := w.DeliverWrites(t.Context(), 2, entries, nothing)
 		if err == nil && n == 1 {

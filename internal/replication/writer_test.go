@@ -68,6 +68,9 @@ func TestWriteIsJudgedByItsLevel(t *testing.T) {
 			if strings.Contains(tt.nodes, "hung") {
 				w.WriteTimeout = 2 * time.Second // two that hang have three quarters of it when they decide types
 			}
+			if tt.nodes == "ok ok hung" {
+				w.WriteTimeout = 8 * time.Second // the second owner has less than half of it, be it busy or not
+			}
 			points := mustPoints(t, "cpu,host=a v=1 1000\ncpu,host=b v=2 2000")
 			err := w.WritePoints(db, "", tt.level, nil, points)
 			for tries := 0; tt.want == nil && errors.Is(err, timeout) && tries < 5; tries++ { // a busy machine
@@ -98,7 +101,7 @@ func TestOwnerThatIsBehindAfterATimeoutGetsTheRest(t *testing.T) {
 	c := newTestCluster(t, "ok", "ok")
 	mustWrite(t, c.stores[0], "m v=0 2")
 	w := c.writer(t)
-	w.WriteTimeout = 3 * time.Second      // waited out, and enough for the other owner on a busy machine
+	w.WriteTimeout = 8 * time.Second      // waited out; half of it is enough for the other owner on a busy machine
 	newer := w.Order.Clock.Next() + 1<<40 // its clock does not know
 	_, write, err := w.Order.Journal.Begin(shardID, newer, mustPoints(t, "m v=0 2"), true)
 	if err != nil {

@@ -95,15 +95,17 @@ func mustFlushed(t *testing.T, series int) *tsdb.Shard {
 
 // answers reports whether a shard answers, and is not being closed.
 func answers(sh *tsdb.Shard) bool {
-	answered := make(chan struct{})
+	begun, answered := make(chan struct{}), make(chan struct{})
 	go func() {
+		close(begun)
 		sh.Engine()
 		close(answered)
 	}()
+	<-begun
 	select {
 	case <-answered:
 		return true
-	case <-time.After(50 * time.Millisecond):
+	case <-time.After(2 * time.Second): // long, for a busy machine
 		return false
 	}
 }
