@@ -151,6 +151,9 @@ func (c *client) removeMeta() *cobra.Command {
 				params.Set("tcp", tcp)
 			}
 			return c.change(cmd, "/remove-meta", params, func(n wire.Removed) string {
+				if n.ID == 0 {
+					return fmt.Sprintf("The meta node at %s was removed before. Now it knows, too", n.HTTPAddr)
+				}
 				return fmt.Sprintf("Removed meta node %d at %s", n.ID, n.HTTPAddr)
 			})
 		},

@@ -2,6 +2,9 @@ package server
 
 import (
 	"errors"
+	"slices"
+
+	"github.com/hashicorp/raft"
 
 	"concord/internal/cluster"
 	"concord/internal/meta/wire"
@@ -41,6 +44,25 @@ func LabelNode(s *Server, node string, set map[string]string, remove []string) (
 
 // TakeVote leaves a member as an add-meta does that loses its leader: without a vote.
 func (s *Server) TakeVote(raftAddr string) error {
+	return s.changeMember(raftAddr, func(r *raft.Raft, id raft.ServerID) error { return r.DemoteVoter(id, 0, 0).Error() })
+}
+
+// RemoveUntold removes a member as a remove-meta does that loses its leader: the member is not told. It can be repeated.
+func (s *Server) RemoveUntold(n cluster.Node) error {
+	err := s.changeMember(n.TCPAddr, func(r *raft.Raft, id raft.ServerID) error { return r.RemoveServer(id, 0, 0).Error() })
+	if err != nil && !errors.Is(err, errNoMember) {
+		return err
+	}
+	if !slices.ContainsFunc(s.State().MetaNodes, func(known cluster.Node) bool { return known.ID == n.ID }) {
+		return nil
+	}
+	_, err = s.Execute(cluster.DeleteMetaNode{ID: n.ID})
+	return err
+}
+
+var errNoMember = errors.New("no such member")
+
+func (s *Server) changeMember(raftAddr string, change func(*raft.Raft, raft.ServerID) error) error {
 	r := s.st().raft
 	f := r.GetConfiguration()
 	if err := f.Error(); err != nil {
@@ -48,8 +70,8 @@ func (s *Server) TakeVote(raftAddr string) error {
 	}
 	for _, srv := range f.Configuration().Servers {
 		if string(srv.Address) == raftAddr {
-			return r.DemoteVoter(srv.ID, 0, 0).Error()
+			return change(r, srv.ID)
 		}
 	}
-	return errors.New("no such member")
+	return errNoMember
 }

@@ -118,8 +118,10 @@ func TestChangesOfMetaNodesThatLostTheirLeaderCanBeRepeated(t *testing.T) {
 	gone.Start(t)
 
 	for _, n := range leader.State().MetaNodes {
-		if n.HTTPAddr == gone.HTTPAddr() {
-			metatest.MustExecute(t, nodes, cluster.DeleteMetaNode{ID: n.ID})
+		if n.HTTPAddr == gone.HTTPAddr() && !metatest.Until(t, func() bool {
+			return metatest.LeaderOf(t, nodes).RemoveUntold(n) == nil
+		}) {
+			t.Fatal("it is not removed")
 		}
 	}
 	if !gone.Initialised() {

@@ -111,7 +111,7 @@ func (m *MetaMembers) addAgain(ctx context.Context, n cluster.Node) (cluster.Nod
 		return n, err
 	}
 	for _, srv := range f.Configuration().Servers {
-		// One without a vote is what an earlier call left that lost its leader.
+		// An earlier call whose leader was replaced may have left one without a vote.
 		if string(srv.ID) == who.RaftID && srv.Suffrage == raft.Voter {
 			return n, nil
 		}
@@ -213,8 +213,10 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 	if err := ctx.Err(); err != nil { // nobody waits for it any more
 		return none, err
 	}
-	st := m.server.State()
-	n, err := m.removableMeta(ctx, addr)
+	n, err := m.removableMeta(addr)
+	if errors.Is(err, errUnlisted) && m.removedBefore(ctx, addr) {
+		return cluster.Node{HTTPAddr: addr}, m.tellRemoved(ctx, addr)
+	}
 	if err != nil {
 		return none, err
 	}
@@ -231,21 +233,47 @@ func (m *MetaMembers) RemoveMeta(ctx context.Context, addr string, force bool) (
 	if err := m.removeVoter(n.TCPAddr); err != nil {
 		return none, fmt.Errorf("remove meta node %s: %w", addr, err)
 	}
-	if n.ID != 0 {
-		if _, err := m.server.Execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
+	if _, err := m.server.Execute(cluster.DeleteMetaNode{ID: n.ID}); err != nil {
+		return none, err
+	}
+	if away == nil {
+		if err := m.tellRemoved(ctx, n.HTTPAddr); err != nil && !force {
 			return none, err
 		}
 	}
-	if away == nil {
-		ctx, cancel := context.WithTimeout(ctx, resetTimeout)
-		defer cancel()
-		form := url.Values{"cluster": {fmt.Sprint(st.Data.ClusterID)}}
-		if _, err := m.server.peers.Ask(ctx, http.MethodPost, n.HTTPAddr, "/reset", form); err != nil && !force {
-			return none, fmt.Errorf("meta node %d at %s is removed, but did not forget the cluster: %w", n.ID, addr,
-				err)
-		}
-	}
 	return n, nil
+}
+
+// tellRemoved makes a meta node that was removed forget the cluster.
+func (m *MetaMembers) tellRemoved(ctx context.Context, addr string) error {
+	ctx, cancel := context.WithTimeout(ctx, resetTimeout)
+	defer cancel()
+	form := url.Values{"cluster": {fmt.Sprint(m.server.State().Data.ClusterID)}}
+	if _, err := m.server.peers.Ask(ctx, http.MethodPost, addr, "/reset", form); err != nil {
+		return fmt.Errorf("the meta node at %s is removed, but did not forget the cluster: %w", addr, err)
+	}
+	return nil
+}
+
+// removedBefore reports whether the meta node at addr was removed and does not know it: the leader that removed it was
+// replaced before it could tell it. Neither the cluster nor Raft has it any more.
+func (m *MetaMembers) removedBefore(ctx context.Context, addr string) bool {
+	who, err := m.identityOf(ctx, addr)
+	if err != nil || who.ClusterID == 0 || !m.server.Leads() || m.server.st().caughtUp() != nil {
+		return false
+	}
+	f := m.server.st().raft.GetConfiguration()
+	if f.Error() != nil {
+		return false
+	}
+	st := m.server.State()
+	return who.ClusterID == st.Data.ClusterID &&
+		!slices.ContainsFunc(st.MetaNodes, func(n cluster.Node) bool {
+			return n.TCPAddr == who.RaftAddr || n.HTTPAddr == who.HTTPAddr
+		}) &&
+		!slices.ContainsFunc(f.Configuration().Servers, func(srv raft.Server) bool {
+			return string(srv.ID) == who.RaftID || string(srv.Address) == who.RaftAddr
+		})
 }
 
 // handOver makes another meta node the leader. It tries once in each term: when a second attempt meets a leader that
@@ -264,9 +292,11 @@ func (m *MetaMembers) handOver() error {
 	return err
 }
 
-// removableMeta finds the meta node at addr, and refuses it when the cluster would end with it. A node without an ID is
-// removed already, and does not know it yet: the leader that removed it was replaced before it could tell it.
-func (m *MetaMembers) removableMeta(ctx context.Context, addr string) (n cluster.Node, err error) {
+// errUnlisted says that the cluster has no meta node with an address.
+var errUnlisted = errors.New("does not exist")
+
+// removableMeta finds the meta node at addr, and refuses it when the cluster would end with it.
+func (m *MetaMembers) removableMeta(addr string) (n cluster.Node, err error) {
 	st := m.server.State()
 	if st.Data.ClusterID == 0 {
 		return n, ErrNotInitialised
@@ -277,11 +307,7 @@ func (m *MetaMembers) removableMeta(ctx context.Context, addr string) (n cluster
 		}
 	}
 	if n.ID == 0 {
-		who, err := m.identityOf(ctx, addr)
-		if err != nil || who.ClusterID != st.Data.ClusterID {
-			return n, fmt.Errorf("meta node %q does not exist", addr)
-		}
-		return cluster.Node{TCPAddr: who.RaftAddr, HTTPAddr: addr, Version: who.Version}, nil
+		return n, fmt.Errorf("meta node %q %w", addr, errUnlisted)
 	}
 	if len(st.MetaNodes) == 1 {
 		return n, fmt.Errorf("%s is the last meta node: without it there is no cluster", addr)
@@ -321,7 +347,10 @@ func isLocal(ip net.IP) bool {
 
 // checkRemoveMeta refuses what RemoveMeta refuses, and changes nothing.
 func (m *MetaMembers) checkRemoveMeta(ctx context.Context, addr string, force bool) (cluster.Node, error) {
-	n, err := m.removableMeta(ctx, addr)
+	n, err := m.removableMeta(addr)
+	if errors.Is(err, errUnlisted) && m.removedBefore(ctx, addr) {
+		return cluster.Node{HTTPAddr: addr}, nil
+	}
 	if err != nil || force {
 		return n, err
 	}
