@@ -15,13 +15,14 @@ import (
 
 // pageState is a state as nodes send it: influxd-ctl has types of its own for it.
 func pageState() page.State {
-	ago := func(d time.Duration) *time.Time { at := time.Now().Add(-d - time.Second/2).UTC(); return &at }
+	// Half a minute more, so that a busy machine does not change what is shown: hours and minutes, or days and hours.
+	ago := func(d time.Duration) *time.Time { at := time.Now().Add(-d - time.Minute/2).UTC(); return &at }
 	disk := func(free, size uint64) page.Disk { return page.Disk{Path: "/data", Free: free, Size: size} }
 	return page.State{
 		Summary: page.Summary{
 			Level: "bad", Sentence: "1,200 of 1,206 shards agree; 5 differ; 1 is in conflict", Shards: 1206,
 			Agree:   1200,
-			Checked: ago(3 * time.Minute), Deletes: 2, MoreDeletes: true,
+			Checked: ago(3 * time.Hour), Deletes: 2, MoreDeletes: true,
 		},
 		Attention: map[string]page.Attention{
 			"a": {Level: "warn", Text: "Repairs are paused on data1:8088", Do: "Resume them."},
@@ -32,12 +33,12 @@ func pageState() page.State {
 				Address: "data1:8088", Up: true, Since: ago(76 * time.Hour), Version: "1.2.0", Bytes: 12e9,
 				Disks: []page.Disk{disk(50, 100), disk(120e9, 400e9)}, Load: &page.Load{Writes: 1200, Queries: 3.5},
 				Hints: []page.Hints{
-					{For: "5", Bytes: 12e6, Oldest: ago(4 * time.Minute)},
+					{For: "5", Bytes: 12e6, Oldest: ago(4 * time.Hour)},
 					{For: "9", Bytes: 20e6, Oldest: ago(5 * time.Hour)},
 					{For: "6", Dropped: 3},
 				},
 			},
-			"5": {Address: "data2:8088", Since: ago(4 * time.Minute), Error: "connection refused"},
+			"5": {Address: "data2:8088", Since: ago(4 * time.Hour), Error: "connection refused"},
 		},
 		Shards: map[string]page.Shard{
 			"7":  {Database: "db", Policy: "autogen", Status: "equal"},
@@ -83,14 +84,14 @@ func TestTopPrintsOneScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `1,200 of 1,206 shards agree; 5 differ; 1 is in conflict
-99.5 % agree, the last check of all ended 3m0s ago, 2 of 3 meta nodes answer, meta1:8091 leads, deletes that wait for nodes: at least 2
+99.5 % agree, the last check of all ended 3h0m ago, 2 of 3 meta nodes answer, meta1:8091 leads, deletes that wait for nodes: at least 2
 
 ! Data node data2:8088 does not answer. Start it.
 ! Repairs are paused on data1:8088. Resume them.
 
 Data Node   State  Since  Version  Free Disk       Data      Writes/s  Queries/s  Hints
-data1:8088  up     3d4h   1.2.0    30 % 111.8 GiB  11.2 GiB  1200      3.5        19.1 MiB for node 9 since 5h0m, 11.4 MiB for data2:8088 since 4m0s
-data2:8088  away   4m0s
+data1:8088  up     3d4h   1.2.0    30 % 111.8 GiB  11.2 GiB  1200      3.5        19.1 MiB for node 9 since 5h0m, 11.4 MiB for data2:8088 since 4h0m
+data2:8088  away   4h0m
 
 Running Repairs
 shard 42       running  [###############...............]  50%       4200 points   1.4 MiB/s  1m30s left

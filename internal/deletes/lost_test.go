@@ -40,6 +40,9 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 		{"measurements", tsdb.TSI1IndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0, false},
 		{"measurements", tsdb.InmemIndexName, `DELETE WHERE time < 100`, shardID, 600, manyMeasurements, 0, false},
 	} {
+		if testing.Short() {
+			tt.series /= 5 // the race detector sees as much in fewer
+		}
 		t.Run(tt.name+" "+tt.index, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, "ok")

@@ -72,6 +72,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	if code, body := as(ctx, t, "admin", "POST", c.Meta.HTTPAddr(), "/user", more); code != http.StatusOK {
 		t.Fatalf("add-permissions: %d %s", code, body)
 	}
+	mustKnow(ctx, t, c)
 	write := func(user string, node int, lines string) int {
 		code, _ := as(ctx, t, user, "POST", c.Data[node].HTTPAddr(), "/write?db=dc", lines)
 		return code
@@ -108,6 +109,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 			t.Errorf("GET %s: %d %s", path, code, body)
 		}
 	}
+	mustKnow(ctx, t, c)
 	for node := range c.Data {
 		for _, q := range []string{
 			`SELECT * FROM network`, `SHOW TAG VALUES WITH KEY = datacenter`, `SHOW SERIES`, `SHOW FIELD KEYS`,
@@ -161,6 +163,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	if code != http.StatusBadRequest || !strings.Contains(body, "not found") {
 		t.Errorf("a second DELETE: %d %s", code, body)
 	}
+	mustKnow(ctx, t, c)
 	if body := query("east", 1, `SHOW SERIES`); !strings.Contains(body, "west") {
 		t.Errorf("without restrictions: %s", body)
 	}

@@ -382,6 +382,7 @@ func (s *secure) testWhoSeesWhat(t *testing.T) {
 	if code, body := s.askAt(t, s.Meta.HTTPAddr(), "root", "POST", "/user", nil, grant); code != 200 {
 		t.Fatalf("grant: %d %s", code, body)
 	}
+	mustKnow(s.ctx, t, s.Cluster)
 	at := time.Now().Add(-8 * 24 * time.Hour).Truncate(time.Second) // a shard that nobody writes to
 	line := fmt.Sprintf("hiddenseries,host=a hiddenfield=%%di %d", at.UnixNano())
 	if code, body := s.ask(t, 0, "root", "POST", "/write", url.Values{"db": {"hiddendb"}, "consistency": {"all"}},

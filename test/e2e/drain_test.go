@@ -71,7 +71,8 @@ func TestNodeIsDrainedUnderWrites(t *testing.T) {
 	// The leading meta node is killed.
 	run = d.rebalance(t, "-max-rate", "50k")
 	d.awaitCopies(t, run, copied+2)
-	leader := d.leader(t)
+	var leader *process.Node
+	d.Await("a meta node leads", func() bool { leader = d.leader(t); return leader != nil })
 	leader.Stop(syscall.SIGKILL)
 	if err := run.wait(); err == nil || !strings.Contains(run.out.String(), "influxd-ctl rebalance again") {
 		t.Errorf("without its meta node the command ends with %v\n%s", err, run.out.String())

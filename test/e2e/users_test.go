@@ -220,6 +220,12 @@ func TestEachPermission(t *testing.T) {
 		"m,host=a v=1 1\nm,host=a v=2 20\ndropped,host=a v=1 1\ndropped,host=b v=1 1")
 	root.must(t, "POST", c.Data[0].HTTP, "/write?db=other", "m v=1 1")
 	users := holders(t, meta)
+	for _, n := range c.Data { // one that was late has all that was changed before its last user
+		c.Await(n.Name+" knows all users", func() bool {
+			code, _ := users["KapacitorConfigAPI"].query(t, n, "", "SHOW DATABASES")
+			return code == http.StatusOK
+		})
+	}
 	for i, a := range actions {
 		addr := c.Data[i%2].HTTP
 		if a.meta {

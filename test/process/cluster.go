@@ -436,7 +436,12 @@ func (c *Cluster) CtlAt(n *Node, args ...string) (string, error) {
 // Ctl is TryCtl that must succeed.
 func (c *Cluster) Ctl(args ...string) string {
 	c.t.Helper()
-	out, err := c.TryCtl(args...)
+	var out string
+	var err error
+	Poll(time.Minute, func() bool { // on a busy machine there may be no leader for a moment; nothing was changed then
+		out, err = c.TryCtl(args...)
+		return err == nil || !strings.Contains(err.Error(), "have no leader at the moment")
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}
