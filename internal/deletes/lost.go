@@ -12,9 +12,9 @@ import (
 )
 
 // keepSeries makes series anew that the engine lost because points of them were written while it ran a delete, and
-// returns how many. The points may be of other times than those that the delete is about, also in other shards: nobody
-// would write them again, as rewrite does with what the delete covers. In the shards for which inFiles is true, points
-// may have gone from the cache to a file since the delete began.
+// returns how many. The points may be in other shards, or of other times than those that the delete is about. Nobody
+// would write such points again, as rewrite does with what the delete covers. In the shards for which inFiles is true,
+// points may have gone from the cache to a file since the delete began.
 //
 // Writes of nodes of an earlier build, which have no versions, are not waited for: what they lose stays lost.
 func (d *Service) keepSeries(r *rpc.Delete, inFiles func(*tsdb.Shard) bool) (n int, err error) {

@@ -253,7 +253,7 @@ func (d *Service) execute(r *rpc.Delete) error {
 		return err
 	}
 	defer end()
-	defer d.turn(r)() // after what has a time limit
+	defer d.turn(r)() // now: BeginDelete has a time limit, which waiting for a turn must not use up
 	// When an earlier run failed, points of the series that it lost may be in files by now.
 	_, failed := d.failedRuns.LoadOrStore(r.Id, nil)
 	err = execute(d.deps.Store.Store, r, func(flushed map[*tsdb.Shard]bool) (lost int, err error) {
@@ -265,8 +265,8 @@ func (d *Service) execute(r *rpc.Delete) error {
 	return err
 }
 
-// execute runs a delete on a store. Whenever the engine has run it, execute calls keep with the shards of which points
-// may have gone from the cache to a file since the beginning. Keep returns how many series queries find again.
+// execute runs a delete on a store. After each run of the engine, also one that failed, execute calls keep with the
+// shards of which points may have gone from the cache to a file before. Keep returns how many series queries find again.
 func execute(store *tsdb.Store, r *rpc.Delete, keep func(flushed map[*tsdb.Shard]bool) (lost int, err error)) error {
 	run := func() error { return store.DeleteMeasurement(r.Database, r.Name) }
 	if r.Kind != rpc.Delete_DROP_MEASUREMENT {
@@ -293,7 +293,7 @@ func durably(
 				if err != nil || failed != nil || lost == 0 {
 					return inOneLine(err, failed)
 				}
-				// Some may have been lost before, with points that are to be deleted: the engine did not see them.
+				// A series that is found now may have been lost before this delete. The engine did not see its points.
 			}
 			return nil
 		})

@@ -23,8 +23,7 @@ const (
 // to a file: they would be back as soon as the file is there.
 //
 // When a snapshot begins while the delete runs, the delete runs again. That removes no write which follows the delete,
-// for its client has no answer yet. Run gets the shards of which a snapshot has begun since its
-// first call.
+// for its client has no answer yet. Run gets the shards of which a snapshot began under one of its earlier calls.
 func betweenSnapshots(store *tsdb.Store, db string, run func(flushed map[*tsdb.Shard]bool) error) error {
 	flushed := make(map[*tsdb.Shard]bool)
 	for range maxReruns {

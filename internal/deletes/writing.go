@@ -6,12 +6,12 @@ import (
 )
 
 // writing is the writes to a database that are under way. A wait for those that run now does not keep others from
-// beginning: a write may take as long as a delete of the same points that runs already.
+// beginning. One of them may wait in the engine until a long delete has run, and the others must not queue behind it.
 type writing struct {
 	held sync.RWMutex // for reading while a write begins, and for writing while none may begin
 
 	mu    sync.Mutex
-	since []*sync.WaitGroup // one for each await that has not returned, and the last for what began after all of them
+	since []*sync.WaitGroup // groups of writes, by when they began: await waits for all groups, and begins a new one
 }
 
 // begin is called before points are written, and end after it.

@@ -134,7 +134,7 @@ func Restore(sh *tsdb.Shard, keys [][]byte, dead map[string]uint64) error {
 			name, tags := models.ParseKeyBytes(key)
 			l.add(key, name, tags)
 			if id, ok := dead[string(key)]; ok {
-				l.drop(id, key) // with it, the measurement would stay in the index for ever
+				l.drop(id, key) // the dead ID would keep the measurement in the index for ever
 			}
 			if id := file.SeriesID(name, tags, nil); id != 0 && has.Contains(id) {
 				l.drop(id, key) // the set has it, and so it would not be listed again
