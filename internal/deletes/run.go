@@ -266,7 +266,7 @@ func (d *Service) execute(r *rpc.Delete) error {
 }
 
 // execute runs a delete on a store. After each run of the engine, also one that failed, execute calls keep with the
-// shards of which points may have gone from the cache to a file before. Keep returns how many series queries find again.
+// shards of which points may have gone from the cache to a file before. Keep returns how many series it made anew.
 func execute(store *tsdb.Store, r *rpc.Delete, keep func(flushed map[*tsdb.Shard]bool) (lost int, err error)) error {
 	run := func() error { return store.DeleteMeasurement(r.Database, r.Name) }
 	if r.Kind != rpc.Delete_DROP_MEASUREMENT {

@@ -47,7 +47,8 @@ func (s *Server) TakeVote(raftAddr string) error {
 	return s.changeMember(raftAddr, func(r *raft.Raft, id raft.ServerID) error { return r.DemoteVoter(id, 0, 0).Error() })
 }
 
-// RemoveUntold removes a member as a remove-meta does that loses its leader: the member is not told. It can be repeated.
+// RemoveUntold removes a member as a remove-meta does that loses its leader: the member is not told. It can be
+// repeated.
 func (s *Server) RemoveUntold(n cluster.Node) error {
 	err := s.changeMember(n.TCPAddr, func(r *raft.Raft, id raft.ServerID) error { return r.RemoveServer(id, 0, 0).Error() })
 	if err != nil && !errors.Is(err, errNoMember) {

@@ -31,8 +31,8 @@ func newStream(t *testing.T, id raft.ServerID) *stream {
 	return s
 }
 
-// openPair opens the store of a cluster with one other member, which is at an address. A leader stays one for as long as
-// lease without an answer.
+// openPair opens the store of a cluster with one other member, which is at an address. A leader stays one for as long
+// as lease without an answer.
 func openPair(t *testing.T, other raft.ServerID, addr string, lease time.Duration) *store {
 	t.Helper()
 	ln := newStream(t, "")
