@@ -184,8 +184,15 @@ func (c *Cluster) StartData(i int) error {
 	c.Data[i] = n
 	c.links.started(i, n.TCPAddr())
 	c.configs[i].BindAddress = n.TCPAddr() // the same port after a restart
+	// On a busy machine, the other members may need more than one look to see that it is there.
+	for began := time.Now(); strings.Contains(n.Refusal(), unreached) && time.Since(began) < 20*time.Second; {
+		time.Sleep(20 * time.Millisecond)
+	}
 	return nil
 }
+
+// unreached is a part of why a data node serves nothing while no other member has confirmed who it is.
+const unreached = "no other member reaches it"
 
 // Extra starts one more data node on the folders in dir, as another process would. It is in no cluster unless its
 // folders say so. It stops with the cluster at the latest.
