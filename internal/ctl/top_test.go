@@ -84,13 +84,15 @@ func TestTopPrintsOneScreen(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := `1,200 of 1,206 shards agree; 5 differ; 1 is in conflict
-99.5 % agree, the last check of all ended 3h0m ago, 2 of 3 meta nodes answer, meta1:8091 leads, deletes that wait for nodes: at least 2
+99.5 % agree, the last check of all ended 3h0m ago, 2 of 3 meta nodes answer, meta1:8091 leads, ` +
+		`deletes that wait for nodes: at least 2
 
 ! Data node data2:8088 does not answer. Start it.
 ! Repairs are paused on data1:8088. Resume them.
 
 Data Node   State  Since  Version  Free Disk       Data      Writes/s  Queries/s  Hints
-data1:8088  up     3d4h   1.2.0    30 % 111.8 GiB  11.2 GiB  1200      3.5        19.1 MiB for node 9 since 5h0m, 11.4 MiB for data2:8088 since 4h0m
+data1:8088  up     3d4h   1.2.0    30 % 111.8 GiB  11.2 GiB  1200      3.5        ` +
+		`19.1 MiB for node 9 since 5h0m, 11.4 MiB for data2:8088 since 4h0m
 data2:8088  away   4h0m
 
 Running Repairs

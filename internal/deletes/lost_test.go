@@ -20,6 +20,7 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 	t.Parallel()
 	const batch = 100 // points of a write
 	// No key is the beginning of another one: the engine keeps such series without points.
+	const ofTimes = `DELETE FROM cpu WHERE time < 100`
 	oneMeasurement := func(i int) (name, line string) { return "cpu", fmt.Sprintf("cpu,host=%da", i) }
 	manyMeasurements := func(i int) (name, line string) { return fmt.Sprint("cpu", i), fmt.Sprint("cpu", i) }
 	for _, tt := range []struct {
@@ -30,14 +31,14 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 		newer             int  // that is added to i for what is written meanwhile
 		both              bool // the other shard has the series, too
 	}{
-		{"same shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, false},
-		{"same shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, false},
-		{"other shard", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0, false},
-		{"other shard", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID + 1, 5_000, oneMeasurement, 0, false},
-		{"both shards", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, true},
-		{"both shards", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 0, true},
-		{"new series", tsdb.TSI1IndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6, false},
-		{"new series", tsdb.InmemIndexName, `DELETE FROM cpu WHERE time < 100`, shardID, 5_000, oneMeasurement, 1e6, false},
+		{"same shard", tsdb.TSI1IndexName, ofTimes, shardID, 5_000, oneMeasurement, 0, false},
+		{"same shard", tsdb.InmemIndexName, ofTimes, shardID, 5_000, oneMeasurement, 0, false},
+		{"other shard", tsdb.TSI1IndexName, ofTimes, shardID + 1, 5_000, oneMeasurement, 0, false},
+		{"other shard", tsdb.InmemIndexName, ofTimes, shardID + 1, 5_000, oneMeasurement, 0, false},
+		{"both shards", tsdb.TSI1IndexName, ofTimes, shardID, 5_000, oneMeasurement, 0, true},
+		{"both shards", tsdb.InmemIndexName, ofTimes, shardID, 5_000, oneMeasurement, 0, true},
+		{"new series", tsdb.TSI1IndexName, ofTimes, shardID, 5_000, oneMeasurement, 1e6, false},
+		{"new series", tsdb.InmemIndexName, ofTimes, shardID, 5_000, oneMeasurement, 1e6, false},
 		{"measurements", tsdb.TSI1IndexName, `DELETE WHERE time < 100`, shardID, 500, manyMeasurements, 0, false},
 		{"measurements", tsdb.InmemIndexName, `DELETE WHERE time < 100`, shardID, 500, manyMeasurements, 0, false},
 	} {
@@ -123,7 +124,10 @@ func TestLostSeriesInFilesStay(t *testing.T) {
 				if count(t, s, "cpu") != 1 || count(t, s, "disk")+count(t, s, "mem")+count(t, s, "net") != 0 {
 					t.Fatal("the series are not lost")
 				}
-				r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM cpu, disk, net WHERE time < 100"}
+				r := &rpc.Delete{
+					Kind: rpc.Delete_DELETE_SERIES, Database: db,
+					Statement: "DELETE FROM cpu, disk, net WHERE time < 100",
+				}
 				kept, err := n.deletes.keepSeries(r, func(*tsdb.Shard) bool { return inFile })
 				if err != nil || kept != 3 {
 					t.Fatalf("%d series are kept, want 3: %v", kept, err)

@@ -44,13 +44,15 @@ func LabelNode(s *Server, node string, set map[string]string, remove []string) (
 
 // TakeVote leaves a member as an add-meta does that loses its leader: without a vote.
 func (s *Server) TakeVote(raftAddr string) error {
-	return s.changeMember(raftAddr, func(r *raft.Raft, id raft.ServerID) error { return r.DemoteVoter(id, 0, 0).Error() })
+	return s.changeMember(raftAddr, func(r *raft.Raft, id raft.ServerID) raft.Future { return r.DemoteVoter(id, 0, 0) })
 }
 
 // RemoveUntold removes a member as a remove-meta does that loses its leader: the member is not told. It can be
 // repeated.
 func (s *Server) RemoveUntold(n cluster.Node) error {
-	err := s.changeMember(n.TCPAddr, func(r *raft.Raft, id raft.ServerID) error { return r.RemoveServer(id, 0, 0).Error() })
+	err := s.changeMember(n.TCPAddr, func(r *raft.Raft, id raft.ServerID) raft.Future {
+		return r.RemoveServer(id, 0, 0)
+	})
 	if err != nil && !errors.Is(err, errNoMember) {
 		return err
 	}
@@ -63,7 +65,7 @@ func (s *Server) RemoveUntold(n cluster.Node) error {
 
 var errNoMember = errors.New("no such member")
 
-func (s *Server) changeMember(raftAddr string, change func(*raft.Raft, raft.ServerID) error) error {
+func (s *Server) changeMember(raftAddr string, change func(*raft.Raft, raft.ServerID) raft.Future) error {
 	r := s.st().raft
 	f := r.GetConfiguration()
 	if err := f.Error(); err != nil {
@@ -71,7 +73,7 @@ func (s *Server) changeMember(raftAddr string, change func(*raft.Raft, raft.Serv
 	}
 	for _, srv := range f.Configuration().Servers {
 		if string(srv.Address) == raftAddr {
-			return change(r, srv.ID)
+			return change(r, srv.ID).Error()
 		}
 	}
 	return errNoMember
