@@ -43,19 +43,15 @@ func Revive(series *tsdb.SeriesIDSet, shards []*tsdb.Shard) (n int, err error) {
 }
 
 func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
-	index, err := sh.Index()
+	l, err := newLost(sh)
 	if err != nil {
 		return 0, err
 	}
-	file, err := sh.SeriesFile()
-	if err != nil {
-		return 0, err
-	}
-	ids := series.And(index.SeriesIDSet()).Slice()
+	ids := series.And(l.index.SeriesIDSet()).Slice()
 	for some := range slices.Chunk(ids, restoreAtOnce) {
-		l := lost{index: index, file: file}
+		l := lost{index: l.index, file: l.file}
 		for _, id := range some {
-			if key := file.SeriesKey(id); key != nil && file.IsDeleted(id) {
+			if key := l.file.SeriesKey(id); key != nil && l.file.IsDeleted(id) {
 				name, tags := tsdb.ParseSeriesKey(key)
 				l.add(models.MakeKey(name, tags), name, tags)
 				l.drop(id, l.keys[len(l.keys)-1])
@@ -94,20 +90,16 @@ func Listed(sh *tsdb.Shard, measurement []byte) (*tsdb.SeriesIDSet, error) {
 // Dead returns the IDs that the index of a shard has for some series, and the file of series does not have any more, by
 // key. It looks at all series of the shard.
 func Dead(sh *tsdb.Shard, of func(key string) bool) (map[string]uint64, error) {
-	index, err := sh.Index()
-	if err != nil {
-		return nil, err
-	}
-	file, err := sh.SeriesFile()
+	set, err := SetOf(sh)
 	if err != nil {
 		return nil, err
 	}
 	dead := make(map[string]uint64)
-	for _, id := range index.SeriesIDSet().Slice() {
-		if !file.IsDeleted(id) {
+	for _, id := range set.Indexes[0].SeriesIDSet().Slice() {
+		if !set.SeriesFile.IsDeleted(id) {
 			continue
 		}
-		if b := file.SeriesKey(id); b != nil {
+		if b := set.SeriesFile.SeriesKey(id); b != nil {
 			if key := string(models.MakeKey(tsdb.ParseSeriesKey(b))); of(key) {
 				dead[key] = id
 			}
@@ -119,24 +111,20 @@ func Dead(sh *tsdb.Shard, of func(key string) bool) (map[string]uint64, error) {
 // Restore makes series anew of which a shard has points, and which queries do not find there. Dead is of these series.
 // Clients must not write to the shard meanwhile.
 func Restore(sh *tsdb.Shard, keys [][]byte, dead map[string]uint64) error {
-	index, err := sh.Index()
+	l, err := newLost(sh)
 	if err != nil {
 		return err
 	}
-	file, err := sh.SeriesFile()
-	if err != nil {
-		return err
-	}
-	has := index.SeriesIDSet()
+	has := l.index.SeriesIDSet()
 	for some := range slices.Chunk(keys, restoreAtOnce) {
-		l := lost{index: index, file: file}
+		l := lost{index: l.index, file: l.file}
 		for _, key := range some {
 			name, tags := models.ParseKeyBytes(key)
 			l.add(key, name, tags)
 			if id, ok := dead[string(key)]; ok {
 				l.drop(id, key) // the dead ID would keep the measurement in the index for ever
 			}
-			if id := file.SeriesID(name, tags, nil); id != 0 && has.Contains(id) {
+			if id := l.file.SeriesID(name, tags, nil); id != 0 && has.Contains(id) {
 				l.drop(id, key) // the set has it, and so it would not be listed again
 			}
 		}
@@ -160,6 +148,15 @@ type lost struct {
 
 	stale     []uint64 // what the index has of these series
 	staleKeys [][]byte
+}
+
+// newLost returns none of the series of a shard.
+func newLost(sh *tsdb.Shard) (l lost, err error) {
+	if l.index, err = sh.Index(); err != nil {
+		return l, err
+	}
+	l.file, err = sh.SeriesFile()
+	return l, err
 }
 
 func (l *lost) add(key, name []byte, tags models.Tags) {

@@ -45,18 +45,14 @@ func FindLost(sh *tsdb.Shard, of func(measurement string) bool, inFiles bool) (*
 	if err != nil {
 		return nil, err
 	}
-	file, err := sh.SeriesFile()
-	if err != nil {
-		return nil, err
-	}
-	index, err := sh.Index()
+	index, err := seriesindex.SetOf(sh)
 	if err != nil {
 		return nil, err
 	}
 	// The cache comes before the set: a write puts a series into the index first, and then its points into the cache.
 	cached := engine.Cache.Keys()
 	l := &Lost{
-		shard: sh, engine: engine, file: file, set: index.SeriesIDSet(),
+		shard: sh, engine: engine, file: index.SeriesFile, set: index.Indexes[0].SeriesIDSet(),
 		series: make(map[string]bool), fields: make(map[string]map[string]influxql.DataType),
 		buf: make([]byte, 0, 1024),
 	}
