@@ -7,11 +7,12 @@
 //   - Service coordinates the deletes of clients (service.go, announce.go, run.go, keep.go). Server answers the Service
 //     of another node, and OldServer that of a node of the version before.
 //   - Memory is what a node knows of deletes. Which points a delete removed that may still arrive: removals.go. What is
-//     written beside a delete: announced.go. Which deletes are under way: underway.go. The writer and repairs ask it.
+//     written beside a delete: announced.go. Which deletes are under way: underway.go. Which writes are: writing.go.
+//     The writer and repairs ask it.
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go). newer.go finds it in the store, and
 //     collector.go reads it together with its versions.
 //   - What the engine would miss: points on their way from its cache to a file (snapshots.go), and series (lists.go).
-//     What it would take too much: series of which other points are written meanwhile (lost.go). Compactions of an
+//     What it takes too much: series of which other points are written meanwhile (lost.go). Compactions of an
 //     index that would wait for a delete, and it for them, wait until it ends (compactions.go).
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
 //     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node
