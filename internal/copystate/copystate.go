@@ -206,6 +206,7 @@ func (s *Service) tick() {
 	for _, id := range arrived {
 		s.found(id)
 	}
+	s.saveUnsaved()
 	s.saveDue()
 }
 

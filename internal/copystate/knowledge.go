@@ -86,16 +86,19 @@ func (k *knowledge) refresh() {
 	k.facts.Store(f)
 }
 
-// takeBack makes records as they were before, except where a copy lacks something now.
-func (k *knowledge) takeBack(before map[uint64]record) {
+// takeBack makes records as they were before, except where a copy lacks something now. It returns the shards of these.
+func (k *knowledge) takeBack(before map[uint64]record) (lacking []uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, r := range before {
 		if k.records.byShard[id].Lacks == "" {
 			k.records.set(id, r)
+		} else {
+			lacking = append(lacking, id)
 		}
 	}
 	k.refresh()
+	return lacking
 }
 
 // takeOver makes this node tell others what a holder kept for them that lost it. It returns what it kept for this

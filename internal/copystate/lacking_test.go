@@ -1,7 +1,10 @@
 package copystate
 
 import (
+	"path/filepath"
 	"testing"
+
+	"go.etcd.io/bbolt"
 
 	"concord/internal/cluster"
 )
@@ -119,5 +122,50 @@ func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 	w.start(2)
 	if w.nodes[2].s.Lacking() {
 		t.Error("after a restart a copy lacks something")
+	}
+}
+
+// A node cannot write copies.db, because its disk is full. What its copies lack is stored when it can again, or when it
+// stops: after a restart it is known.
+func TestWhatACopyLacksIsStoredLater(t *testing.T) {
+	t.Parallel()
+	for _, when := range []string{"later", "when the node stops"} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			id := w.addShard(1, 2)
+			w.knows(1, id)
+			s := w.nodes[1].s
+			s.saving.Lock()
+			file := s.store.db
+			broken, err := bbolt.Open(filepath.Join(t.TempDir(), "closed"), 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := broken.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s.store.db = broken
+			s.saving.Unlock()
+			s.Missed(id, "a write was dropped")
+			if s.Lacks(id).Kind != Missed {
+				t.Error("the copy counts as whole")
+			}
+			s.saving.Lock()
+			s.store.db = file
+			s.saving.Unlock()
+			if when == "later" {
+				w.await("it is stored", func() bool {
+					s.saving.Lock()
+					defer s.saving.Unlock()
+					return len(s.unsaved) == 0
+				})
+			}
+			w.stop(1)
+			w.start(1)
+			if got := w.nodes[1].s.Lacks(id); got.Kind != Missed || got.Why != "a write was dropped" {
+				t.Errorf("after a restart the copy lacks %+v", got)
+			}
+		})
 	}
 }

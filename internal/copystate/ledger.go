@@ -17,9 +17,10 @@ type ledger struct {
 	found   func(shard uint64) // Events.Found
 	log     *zap.Logger
 
-	store  *store
-	saving sync.Mutex // held while records are changed and stored; taken before mu
-	had    shardSet   // those that this node owns, or owned and has a copy of; guarded by saving
+	store   *store
+	saving  sync.Mutex // held while records are changed and stored; taken before mu. It guards what follows.
+	had     shardSet   // shards that this node owns, or owned and has a copy of
+	unsaved shardSet   // shards of which it is not on disk that their copies lack something
 }
 
 // openLedger reads copies.db and finds out whether the folders are those of the last start.
@@ -31,6 +32,7 @@ func openLedger(deps Deps, log *zap.Logger) (*ledger, error) {
 	l := &ledger{
 		knowledge: newKnowledge(deps.Meta, deps.Hints.Owed, st), store: db,
 		dataDir: deps.DataDir, engine: deps.Engine, found: deps.Events.Found, log: log,
+		unsaved: make(shardSet),
 	}
 	if err := l.begin(deps.Order.Began); err != nil {
 		return nil, errors.Join(err, db.close())
@@ -65,11 +67,43 @@ func (l *ledger) close() error {
 	l.mu.Lock()
 	l.folders.self.Clean = true
 	next := l.folders.self
-	c := change{self: &next, tables: make(map[uint64]*table), marks: make(map[uint64]*uint64)}
+	c := change{
+		self: &next, tables: make(map[uint64]*table), marks: make(map[uint64]*uint64), shards: l.takeUnsaved(),
+	}
 	l.holders.takeDirtyMarks(&c)
 	l.holders.takeDirty(&c)
 	l.mu.Unlock()
 	return errors.Join(l.store.save(c), l.store.close())
+}
+
+// takeUnsaved are the records of unsaved. mu must be held.
+func (l *ledger) takeUnsaved() map[uint64]*record {
+	out := make(map[uint64]*record)
+	for id := range l.unsaved {
+		if r, known := l.records.byShard[id]; known {
+			out[id] = &r
+		}
+	}
+	return out
+}
+
+// saveUnsaved stores what copies lack and what could not be stored before.
+func (l *ledger) saveUnsaved() {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	if len(l.unsaved) == 0 {
+		return
+	}
+	l.mu.Lock()
+	c := change{shards: l.takeUnsaved()}
+	l.mu.Unlock()
+	if err := l.store.save(c); err != nil {
+		return // it was logged when it failed for the first time
+	}
+	l.log.Info("copies.db is written again: it says which copies of this node lack writes",
+		zap.Int("shards", len(l.unsaved)))
+	clear(l.unsaved)
+	l.found(0)
 }
 
 // saveDue stores what time asks for: marks, and tables of other nodes.

@@ -202,8 +202,8 @@ func (l *ledger) missed(shards []uint64, why string) error {
 		}
 	})
 	if err != nil {
-		l.log.Error("Cannot write copies.db: that copies of this node lack writes is in memory only. After a "+
-			"restart, they may count as whole", zap.Error(err))
+		l.log.Error("Cannot write copies.db, and goes on trying: that copies of this node lack writes is in memory only. "+
+			"After a crash, they may count as whole", zap.Error(err))
 	}
 	return err
 }
@@ -224,8 +224,8 @@ func (l *ledger) rolledBack(since uint64) error {
 	})
 }
 
-// update changes records by set with mu held, and stores them. When they cannot be stored, what copies lack is
-// remembered until the node stops, and nothing else has changed.
+// update changes records by set with mu held, and stores them. When they cannot be stored, it is remembered what copies
+// lack, to be stored later, and nothing else has changed.
 func (l *ledger) update(fn func(set func(id uint64, r record))) error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
@@ -252,8 +252,13 @@ func (l *ledger) update(fn func(set func(id uint64, r record))) error {
 		return nil
 	}
 	if err := l.store.save(c); err != nil {
-		l.takeBack(before)
+		for _, id := range l.takeBack(before) {
+			l.unsaved[id] = struct{}{}
+		}
 		return err
+	}
+	for id := range c.shards {
+		delete(l.unsaved, id)
 	}
 	if len(news) > 0 {
 		l.log.Warn("Copies of this node are not whole: they are repaired from the other copies",

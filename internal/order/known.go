@@ -68,19 +68,42 @@ func (j *Journal) Written(key Key) (written, underWay Version, err error) {
 // value, or what it had before.
 const Unsettled = ^Version(0)
 
-// Certain returns the version of the value that the engine has of a field, and since: the journal knows of all writes
-// above since. The version is Unsettled while it may be one or the other. It is 0 when it is not above since. Then a
-// greater one may have been forgotten, or a crash may have kept a write from the engine or from the journal.
-func (j *Journal) Certain(key Key) (v, since Version) {
+// Point is what the journal knows of the value that the engine has of a field.
+type Point struct {
+	// Certain is the version of the value. It is Unsettled while that may be one or the other. It is 0 when it is not
+	// above Since. Then a greater one may have been forgotten, or a crash may have kept a write from the engine or from
+	// the journal.
+	Certain Version
+	// Since is a version above which the journal knows of all writes.
+	Since Version
+	// Written is the greatest version with which the engine has the field, 0 when none is known.
+	Written Version
+	// Failed is, when Certain is Unsettled because of a write that failed, the version of that write. It is 0 while a
+	// write is under way, and Unsettled when a file cannot be read.
+	Failed Version
+}
+
+// At returns what the journal knows of a field.
+func (j *Journal) At(key Key) Point {
 	k, err := j.known(key)
-	since = max(k.since, k.failedTo)
+	p := Point{Certain: k.written, Since: max(k.since, k.failedTo), Written: k.written}
 	switch {
-	case err != nil || max(k.underWay, k.failed) > k.written:
-		return Unsettled, since
-	case k.written <= since:
-		return 0, since
+	case err != nil:
+		return Point{Certain: Unsettled, Since: p.Since, Failed: Unsettled}
+	case k.underWay > k.written:
+		p.Certain = Unsettled
+	case k.failed > k.written:
+		p.Certain, p.Failed = Unsettled, k.failed
+	case k.written <= p.Since:
+		p.Certain = 0
 	}
-	return k.written, since
+	return p
+}
+
+// Certain returns Point.Certain of a field, and Point.Since.
+func (j *Journal) Certain(key Key) (v, since Version) {
+	p := j.At(key)
+	return p.Certain, p.Since
 }
 
 // Wrote returns with which version a field was written since the journal was opened, or is being written: underWay is

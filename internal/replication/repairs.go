@@ -143,19 +143,16 @@ func (r Repairs) Versions(shard uint64, points []patch.Region) (patch.PointVersi
 	clock, journal := r.w.Order.Clock.Now(), r.w.Order.Journal
 	journal.Keep(clock, keepFor)
 	out := patch.PointVersions{
-		Versions: make([]uint64, len(points)), Written: make([]uint64, len(points)), Clock: uint64(clock),
+		Versions: make([]uint64, len(points)), Written: make([]uint64, len(points)), Failed: make([]uint64, len(points)),
+		Clock: uint64(clock),
 	}
 	for i, p := range points {
-		key := order.KeyOf(shard, p.Series, p.Field, p.Min)
-		v, since := journal.Certain(key)
-		out.Versions[i], out.Since = uint64(v), max(out.Since, uint64(since))
-		if v == 0 || v == order.Unsettled {
-			var err error
-			if v, _, err = journal.Written(key); err != nil {
-				v, out.Forgot = 0, patch.Unsettled
-			}
+		at := journal.At(order.KeyOf(shard, p.Series, p.Field, p.Min))
+		out.Versions[i], out.Written[i], out.Failed[i] = uint64(at.Certain), uint64(at.Written), uint64(at.Failed)
+		out.Since = max(out.Since, uint64(at.Since))
+		if at.Certain == order.Unsettled && at.Failed == order.Unsettled {
+			out.Forgot = patch.Unsettled
 		}
-		out.Written[i] = uint64(v)
 	}
 	out.Forgot = max(out.Forgot, uint64(journal.Forgot())) // after the lookups: it may forget meanwhile
 	return out, nil

@@ -119,9 +119,10 @@ func TestRepairReplacesWhatItRead(t *testing.T) {
 			return v
 		}
 		mine := write("m v=2 1")
-		known := mine
+		known, lost := mine, order.Version(0)
 		if tt.failed {
-			_, failing, err := w.Order.Journal.Begin(shardID, w.Order.Clock.Next(), mustPoints(t, "m v=4 1"), false)
+			lost = w.Order.Clock.Next()
+			_, failing, err := w.Order.Journal.Begin(shardID, lost, mustPoints(t, "m v=4 1"), false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -129,8 +130,9 @@ func TestRepairReplacesWhatItRead(t *testing.T) {
 			known = order.Unsettled
 		}
 		says, err := w.Repairs().Versions(shardID, []patch.Region{{Series: []byte("m"), Field: "v", Min: 1, Max: 1}})
-		if err != nil || says.Versions[0] != uint64(known) || says.Written[0] != uint64(mine) {
-			t.Fatalf("%+v: the owner says %+v, %v, want %d and %d", tt, says, err, known, mine)
+		if err != nil || says.Versions[0] != uint64(known) || says.Written[0] != uint64(mine) ||
+			says.Failed[0] != uint64(lost) {
+			t.Fatalf("%+v: the owner says %+v, %v, want %d, %d and %d", tt, says, err, known, mine, lost)
 		}
 		owners := []tsm1.Values{{tsm1.NewValue(1, 2.0)}, {tsm1.NewValue(1, 3.0)}, {tsm1.NewValue(1, 3.0)}}
 		forgot := uint64(w.Order.Clock.Next())

@@ -300,12 +300,15 @@ func (x *VersionsRequest) GetPoints() []*Region {
 }
 
 type VersionsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Versions      []uint64               `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"` // by point; 0 where it is not known, all bits set while it is written
-	Since         uint64                 `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`              // what is not known is not above this version
-	Clock         uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`              // what is written from now on has a greater version; it is known for a minute
-	Written       []uint64               `protobuf:"fixed64,4,rep,packed,name=written,proto3" json:"written,omitempty"`   // by point: the greatest version with which it was written for certain; 0 for none
-	Forgot        uint64                 `protobuf:"fixed64,5,opt,name=forgot,proto3" json:"forgot,omitempty"`            // of points without one, the journal may have forgotten versions up to this one
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Versions []uint64               `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"` // by point; 0 where it is not known, all bits set where a write is under way or failed
+	Since    uint64                 `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`              // what is not known is not above this version
+	Clock    uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`              // what is written from now on has a greater version; it is known for a minute
+	Written  []uint64               `protobuf:"fixed64,4,rep,packed,name=written,proto3" json:"written,omitempty"`   // by point: the greatest version with which it was written for certain; 0 for none
+	Forgot   uint64                 `protobuf:"fixed64,5,opt,name=forgot,proto3" json:"forgot,omitempty"`            // of points without one, the journal may have forgotten versions up to this one
+	// By point: the greatest version of a write that failed, so that the owner may have it or what was there before. It is
+	// 0 for none. A point whose version has all bits set, and that has 0 here, is being written.
+	Failed        []uint64 `protobuf:"fixed64,6,rep,packed,name=failed,proto3" json:"failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -373,6 +376,13 @@ func (x *VersionsResponse) GetForgot() uint64 {
 		return x.Forgot
 	}
 	return 0
+}
+
+func (x *VersionsResponse) GetFailed() []uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
 }
 
 type SlicesResponse_Slices struct {
@@ -452,13 +462,14 @@ const file_points_proto_rawDesc = "" +
 	"\x04sums\x18\x02 \x03(\x06R\x04sums\"X\n" +
 	"\x0fVersionsRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12*\n" +
-	"\x06points\x18\x02 \x03(\v2\x12.concord.v1.RegionR\x06points\"\x8c\x01\n" +
+	"\x06points\x18\x02 \x03(\v2\x12.concord.v1.RegionR\x06points\"\xa4\x01\n" +
 	"\x10VersionsResponse\x12\x1a\n" +
 	"\bversions\x18\x01 \x03(\x06R\bversions\x12\x14\n" +
 	"\x05since\x18\x02 \x01(\x06R\x05since\x12\x14\n" +
 	"\x05clock\x18\x03 \x01(\x06R\x05clock\x12\x18\n" +
 	"\awritten\x18\x04 \x03(\x06R\awritten\x12\x16\n" +
-	"\x06forgot\x18\x05 \x01(\x06R\x06forgot2\xd4\x01\n" +
+	"\x06forgot\x18\x05 \x01(\x06R\x06forgot\x12\x16\n" +
+	"\x06failed\x18\x06 \x03(\x06R\x06failed2\xd4\x01\n" +
 	"\x06Points\x12B\n" +
 	"\aSymbols\x12\x1a.concord.v1.SymbolsRequest\x1a\x1b.concord.v1.SymbolsResponse\x12?\n" +
 	"\x06Slices\x12\x19.concord.v1.SlicesRequest\x1a\x1a.concord.v1.SlicesResponse\x12E\n" +

@@ -55,7 +55,7 @@ type Replica struct {
 	Unreadable    bool                                       // to Digests
 	Block         chan struct{}                              // Fetch waits for it, when set
 	Files         func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
-	PointVersions func(p patch.Region) uint64                // of points, when set
+	PointVersions func(p patch.Region) uint64                // of points, when set; patch.Unsettled while being written
 	Asked         int                                        // for versions, so many times
 }
 
@@ -66,11 +66,11 @@ func (r *Replica) Versions(_ context.Context, _ cluster.Shard, points []patch.Re
 	if len(points) > 0 {
 		r.Change(func() { r.Asked++ })
 	}
-	out := make([]uint64, len(points))
+	out := patch.PointVersions{Versions: make([]uint64, len(points)), Failed: make([]uint64, len(points))}
 	for i, p := range points {
-		out[i] = r.PointVersions(p)
+		out.Versions[i] = r.PointVersions(p)
 	}
-	return patch.PointVersions{Versions: out}, nil
+	return out, nil
 }
 
 func (r *Replica) Fill(

@@ -207,11 +207,11 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 			best, conflict, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent, deciding)
 		}
 		switch hot := j.open[vs[0].UnixNano()]; {
-		case conflict && hot:
+		case conflict && hot, deciding.changing(vs[0].UnixNano()):
 			m.Open++
 			m.Undecided = j.list(m.Undecided, vs, versions, nil, WhyHot)
 			continue
-		case conflict && !won:
+		case !won && differ(vs): // those that are not trusted may have what an absent owner has
 			m.Open++
 			m.Undecided = j.list(m.Undecided, vs, versions, nil, WhyAbsent)
 			continue
@@ -231,8 +231,8 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 				continue
 			}
 			v := version
-			if v == 0 && (conflict || j.rules.MayDecide == nil) { // else it may have a write that is on its way
-				v = deciding.replaced(i, best.UnixNano())
+			if v == 0 && (conflict || j.rules.MayDecide == nil || deciding.tell()) {
+				v = deciding.replaced(i, best.UnixNano()) // else it may have a write that is on its way
 			}
 			need[i].add(best, v)
 		}
@@ -260,8 +260,13 @@ func (j Joined) list(to []Decision, vs []owned, versions *Versions, best tsm1.Va
 		h := Held{Owner: v.owner, Value: shown(v.Value)}
 		if versions != nil {
 			var known bool
-			if h.Version, known = versions.Known[v.owner][v.UnixNano()]; !known {
+			h.Version, known = versions.Known[v.owner][v.UnixNano()]
+			failed := versions.failed(v.owner, v.UnixNano())
+			switch {
+			case !known:
 				h.Bound = versions.bound(v.owner)
+			case h.Version == Unsettled && failed != 0:
+				h.Version, h.Bound = 0, failed
 			}
 		}
 		d.Held = append(d.Held, h)
@@ -338,9 +343,6 @@ func trusted(vs []owned, doubtful []bool) []owned {
 // vote picks among the values of one timestamp. It is won when absent owners
 // could not change it. versions help where votes are tied.
 func vote(vs []owned, absent int, versions *Versions) (best tsm1.Value, differ, won bool, why string) {
-	if len(vs) == 1 {
-		return vs[0].Value, false, true, WhyMajority
-	}
 	votes, second := 0, 0
 	var code []byte
 	for _, v := range vs {

@@ -19,9 +19,18 @@ type Versions struct {
 	// Forgot, by owner, is a version that those of points which Written lacks are not above, if the journal is right.
 	// Unsettled is for an owner that does not tell.
 	Forgot []uint64
+	// Failed has, by time, by owner, the greatest version of a write that failed. The owner may have that one, or what
+	// was there before.
+	Failed []map[int64]uint64
+	// Changing has the times of points that an owner has written since they were read, or is writing. What was read of
+	// them may be outdated by a write that is acknowledged. So nothing is decided about them.
+	Changing map[int64]bool
+	// Tell is whether all owners say which points they are writing. Those of an earlier build do not.
+	Tell bool
 }
 
-// Unsettled is the version of a point that is being written, or was when it was looked at: nothing follows from it.
+// Unsettled is the version of a point that is being written, was written after it was read, or of which the last write
+// failed: nothing follows from it.
 const Unsettled = ^uint64(0)
 
 // bound is a version that those of an owner which are not known are not above, 0 when there is none.
@@ -41,13 +50,42 @@ func (v *Versions) replaced(owner int, t int64) uint64 {
 	return v.Written[owner][t]
 }
 
+// failed is the version of a write of an owner at a time that failed, 0 for none.
+func (v *Versions) failed(owner int, t int64) uint64 {
+	if v.Failed == nil {
+		return 0
+	}
+	return v.Failed[owner][t]
+}
+
+// changing reports whether a point is in Changing.
+func (v *Versions) changing(t int64) bool { return v != nil && v.Changing[t] }
+
+// tell is Tell.
+func (v *Versions) tell() bool { return v != nil && v.Tell }
+
 // newest returns the value of one timestamp that was written after all others, and its version. It is nil when that is
 // not known, or all are equal.
 func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why string) {
 	if v == nil {
 		return nil, 0, ""
 	}
-	best, version = last(vs, v.Known, v.Since)
+	best, version = last(vs, func(o owned) (from, end uint64) {
+		from, known := v.Known[o.owner][o.UnixNano()]
+		if !known {
+			return 0, v.Since[o.owner]
+		}
+		failed := v.failed(o.owner, o.UnixNano())
+		if from != Unsettled || failed == 0 {
+			return from, from
+		}
+		if from = v.Written[o.owner][o.UnixNano()]; from <= v.Since[o.owner] {
+			from = 0 // the engine may lack that write
+		}
+		// It has the value of the write that failed, or an older one. When another owner has a different value of the
+		// version that failed, it has an older one.
+		return from, failed - 1
+	})
 	return best, version, WhyNewer
 }
 
@@ -57,35 +95,36 @@ func (v *Versions) likely(vs []owned) tsm1.Value {
 	if v == nil {
 		return nil
 	}
-	best, _ := last(vs, v.Written, v.Forgot)
+	best, _ := last(vs, func(o owned) (from, end uint64) {
+		if from, known := v.Written[o.owner][o.UnixNano()]; known {
+			return from, from
+		}
+		return 0, v.Forgot[o.owner]
+	})
 	return best
 }
 
-// last returns the value of one timestamp that was written after all others, as versions say, by time, by owner. since,
-// by owner, is a version that those which are not known are not above.
-func last(vs []owned, versions []map[int64]uint64, since []uint64) (best tsm1.Value, version uint64) {
+// last returns the value of one timestamp that was written after all others. span is between which versions an owner
+// wrote its own. From is Unsettled when that cannot be told.
+func last(vs []owned, span func(owned) (from, end uint64)) (best tsm1.Value, version uint64) {
 	// A value was written at least at the greatest version that is known of it, and at most at that of an owner
 	// that does not know.
-	type span struct {
+	type written struct {
 		value     tsm1.Value
 		from, end uint64
 	}
-	var spans []span
+	var spans []written
 	for _, o := range vs {
-		from, known := versions[o.owner][o.UnixNano()]
-		end := from
+		from, end := span(o)
 		if from == Unsettled {
 			return nil, 0
-		}
-		if !known {
-			end = since[o.owner]
 		}
 		i := 0
 		for i < len(spans) && !bytes.Equal(canonical(spans[i].value), canonical(o.Value)) {
 			i++
 		}
 		if i == len(spans) {
-			spans = append(spans, span{value: o.Value})
+			spans = append(spans, written{value: o.Value})
 		}
 		spans[i].from, spans[i].end = max(spans[i].from, from), max(spans[i].end, end)
 	}
@@ -106,10 +145,11 @@ func last(vs []owned, versions []map[int64]uint64, since []uint64) (best tsm1.Va
 
 // PointVersions is what a node says of the versions of points.
 type PointVersions struct {
-	Versions []uint64 // by point; 0 where it is not known, and Unsettled while the point is being written
+	Versions []uint64 // by point; 0 where it is not known, and Unsettled
 	Since    uint64   // a version that is not known is not above it
 	Written  []uint64 // by point: as in Versions; 0 for none, and nil for a node that does not tell
 	Forgot   uint64   // as in Versions, where the node tells Written
+	Failed   []uint64 // by point: as in Versions; 0 for none, and nil for a node that does not tell
 	// Clock is the version of now, from before the points were looked up. For a minute the node knows what is written
 	// after it. 0 is for a node that cannot tell.
 	Clock uint64

@@ -67,27 +67,102 @@ func TestJournalsDecideTies(t *testing.T) {
 	}
 }
 
-// A write has reached a copy that lacks others, and not yet the other copies. A repair that read before leaves it.
-func TestRepairLeavesAWriteOnItsWayToADoubtfulCopy(t *testing.T) {
+// A write has reached a copy that lacks others, and reaches the first copy after that was read. When it is asked for
+// versions, the point is left as it is. A node of an older version does not say that a write is under way: in a shard
+// that is written to, what was written since the copies were read stays even so.
+func TestRepairLeavesAWriteOnItsWay(t *testing.T) {
 	t.Parallel()
 	value := func(v int64) tsm1.Values { return tsm1.Values{tsm1.NewValue(5, v)} }
 	owners := []tsm1.Values{value(1), value(1), value(2)}
-	for _, hot := range []bool{false, true} {
-		rules := patch.Rules{Doubtful: []bool{false, false, true}}
-		if hot {
-			rules.MayDecide = func(uint64) bool { return true }
+	for _, doubtful := range [][]bool{nil, {false, false, true}} {
+		for _, hot := range []bool{false, true} {
+			for _, tells := range []bool{false, true} {
+				rules := patch.Rules{Doubtful: doubtful}
+				if hot {
+					rules.MayDecide = func(uint64) bool { return true }
+				}
+				none := map[int64]uint64{}
+				v := &patch.Versions{
+					Known: []map[int64]uint64{{5: patch.Unsettled}, none, {5: 7}}, Since: []uint64{3, 3, 3},
+					Written: []map[int64]uint64{none, none, {5: 7}}, Forgot: []uint64{3, 3, 3},
+				}
+				if tells {
+					v.Changing = map[int64]bool{5: true}
+				}
+				m, err := patch.Join([]byte("m"), "f", owners, rules).Merge(v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch lacking := m.Lacking[2]; {
+				case tells && (len(lacking) > 0 || m.Open != 1 || len(m.Undecided) != 1):
+					t.Errorf("doubtful %v, hot %t: %+v", doubtful, hot, m)
+				case !tells && doubtful != nil && (len(lacking) != 1 || (lacking[0].Versions == nil) != hot):
+					t.Errorf("the shard is written to: %t; the write is replaced: %+v", hot, lacking)
+				}
+			}
 		}
-		none := map[int64]uint64{}
-		m, err := patch.Join([]byte("m"), "f", owners, rules).Merge(&patch.Versions{
-			// It has reached the first one when that is asked for versions.
-			Known: []map[int64]uint64{{5: patch.Unsettled}, none, {5: 7}}, Since: []uint64{3, 3, 3},
-			Written: []map[int64]uint64{none, none, {5: 7}}, Forgot: []uint64{3, 3, 3},
-		})
-		if err != nil || len(m.Lacking[2]) != 1 {
-			t.Fatalf("%+v, %v", m, err)
+	}
+}
+
+// A disk was full: the newest write failed on one owner, whose copy lacks others, too. A repair brings the value there,
+// also in a shard that is written to, and whether or not the others still know the version.
+func TestRepairBringsAWriteThatFailed(t *testing.T) {
+	t.Parallel()
+	value := func(v int64) tsm1.Values { return tsm1.Values{tsm1.NewValue(5, v)} }
+	const before, failed = 4, 7
+	for _, doubtful := range [][]bool{nil, {true, false, false}, {false, true, true}} {
+		for _, hot := range []bool{false, true} {
+			for _, known := range []bool{false, true} {
+				if !known && doubtful != nil && !doubtful[0] {
+					continue // the only copy without doubt is taken for right
+				}
+				rules := patch.Rules{Doubtful: doubtful}
+				if hot {
+					rules.MayDecide = func(uint64) bool { return true }
+				}
+				none := map[int64]uint64{}
+				v := &patch.Versions{
+					Known: []map[int64]uint64{{5: patch.Unsettled}, none, none}, Since: []uint64{3, 9, 9},
+					Written: []map[int64]uint64{{5: before}, none, none}, Forgot: []uint64{3, 9, 9},
+					Failed: []map[int64]uint64{{5: failed}, none, none}, Tell: true,
+				}
+				version := uint64(before) // so that it replaces what is there
+				if known {
+					v.Known[1], v.Since[1], version = map[int64]uint64{5: failed}, 6, failed
+					v.Since[2] = 6 // it is not asked for a version that it forgot
+				}
+				owners := []tsm1.Values{value(1), value(2), value(2)}
+				m, err := patch.Join([]byte("m"), "f", owners, rules).Merge(v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(m.Lacking[0]) != 1 || len(m.Lacking[1])+len(m.Lacking[2]) != 0 {
+					t.Fatalf("doubtful %v, hot %t, known %t: %+v", doubtful, hot, known, m)
+				}
+				if got := m.Lacking[0][0].Versions; len(got) != 1 || got[0] != version {
+					t.Errorf("doubtful %v, hot %t, known %t: it comes with versions %v, not %d", doubtful, hot, known, got, version)
+				}
+			}
 		}
-		if replaces := m.Lacking[2][0].Versions != nil; replaces == hot {
-			t.Errorf("the shard is written to: %t; the write is replaced: %t", hot, replaces)
+	}
+}
+
+// Two copies lack newer writes and one does not. When an owner is absent, that one may lack a write that it has.
+func TestOneCopyDoesNotDecideAgainstDoubtfulOnes(t *testing.T) {
+	t.Parallel()
+	value := func(v int64) tsm1.Values { return tsm1.Values{tsm1.NewValue(5, v)} }
+	for absent, open := range []int{0, 1} {
+		m, err := patch.MergeValues([]byte("m"), "f", []tsm1.Values{value(1), value(2), {}},
+			patch.Rules{Doubtful: []bool{false, true, true}, Absent: absent})
+		if err != nil {
+			t.Fatal(err)
 		}
+		if m.Open != open || (m.Points[1] == 1) != (absent == 0) {
+			t.Errorf("%d absent: %+v", absent, m)
+		}
+	}
+	m, err := patch.MergeValues([]byte("m"), "f", []tsm1.Values{value(1), {}}, patch.Rules{Absent: 1})
+	if err != nil || m.Points[1] != 1 {
+		t.Errorf("a point that one owner has alone: %+v, %v", m, err)
 	}
 }

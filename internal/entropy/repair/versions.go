@@ -99,13 +99,17 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 		out[i] = patch.Versions{
 			Known: make([]map[int64]uint64, n), Since: make([]uint64, n),
 			Written: make([]map[int64]uint64, n), Forgot: make([]uint64, n),
+			Failed: make([]map[int64]uint64, n), Changing: make(map[int64]bool), Tell: true,
 		}
 	}
 	for k, c := range f.set.Copies {
 		q := question{finder: f, copy: c}
 		for i := range conflicts {
-			to := answers{known: make(map[int64]uint64), written: make(map[int64]uint64)}
-			out[i].Known[k], out[i].Written[k] = to.known, to.written
+			to := answers{
+				known: make(map[int64]uint64), written: make(map[int64]uint64), failed: make(map[int64]uint64),
+				changing: out[i].Changing,
+			}
+			out[i].Known[k], out[i].Written[k], out[i].Failed[k] = to.known, to.written, to.failed
 			differing := conflicts[i].Differing
 			for _, v := range conflicts[i].owners[k] {
 				for len(differing) > 0 && differing[0] < v.UnixNano() {
@@ -124,6 +128,7 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 		}
 		for i := range out {
 			out[i].Since[k], out[i].Forgot[k] = q.since, q.forgot
+			out[i].Tell = out[i].Tell && !q.silent
 		}
 	}
 	return out, nil
@@ -138,10 +143,14 @@ type question struct {
 	to     []answers      // by point
 	since  uint64         // versions that are not known are not above it
 	forgot uint64         // as patch.Versions has it
+	silent bool           // it does not tell which points it is writing
 }
 
 // answers takes what a copy says of the points of a series-field, by time, as patch.Versions has it.
-type answers struct{ known, written map[int64]uint64 }
+type answers struct {
+	known, written, failed map[int64]uint64
+	changing               map[int64]bool
+}
 
 // settled are versions without those that are Unsettled.
 func settled(versions []uint64) []uint64 {
@@ -175,7 +184,7 @@ func (q *question) ask(ctx context.Context) error {
 	}
 	answer, err := q.copy.Replica.Versions(ctx, q.set.Shard, q.asked)
 	if errors.Is(err, entropy.ErrNoVersions) {
-		q.since, q.forgot = patch.Unsettled, patch.Unsettled
+		q.since, q.forgot, q.silent = patch.Unsettled, patch.Unsettled, true
 		q.asked = nil
 		return nil
 	} else if err != nil {
@@ -186,9 +195,17 @@ func (q *question) ask(ctx context.Context) error {
 	if written == nil {
 		written, q.forgot = settled(answer.Versions), patch.Unsettled
 	}
+	q.silent = q.silent || len(answer.Failed) == 0
 	var again []patch.Region
 	var places []int
 	for i, v := range answer.Versions {
+		if v == patch.Unsettled && !q.silent {
+			if failed := answer.Failed[i]; failed != 0 {
+				q.to[i].failed[q.asked[i].Min] = failed
+			} else {
+				q.to[i].changing[q.asked[i].Min] = true
+			}
+		}
 		if v != 0 || written[i] != 0 {
 			again, places = append(again, q.asked[i]), append(places, i)
 		}
@@ -200,7 +217,7 @@ func (q *question) ask(ctx context.Context) error {
 	for k, i := range places {
 		t, v := q.asked[i].Min, answer.Versions[i]
 		if len(now[k]) != 1 || !patch.Same(now[k][0], q.values[i]) {
-			q.to[i].known[t] = patch.Unsettled
+			q.to[i].known[t], q.to[i].changing[t] = patch.Unsettled, true
 			continue
 		}
 		if v != 0 {

@@ -229,6 +229,7 @@ func repairWithVersions(
 	}
 	pass(2 * time.Minute)
 	mustRepair(t, s, 1)
+	pass(2 * time.Duration(s.config().Settle)) // rounds wait for it when points were left open
 	all, err := s.Repairs(t.Context())
 	if err != nil || len(all.Repairs) != 1 || len(all.Repairs[0].Decided) == 0 {
 		t.Fatalf("%v: %+v", err, all)
@@ -276,7 +277,7 @@ func TestRepairDecidesBetweenValues(t *testing.T) {
 			t.Errorf("%+v", d)
 		}
 	})
-	bubble("a version of a value that was not read decides nothing", t, func(t *testing.T, c *nodes) {
+	bubble("a value that changes after it was read is read anew", t, func(t *testing.T, c *nodes) {
 		s := mustOpen(t, c, nil)
 		d := repairWithVersions(t, c, s, 1, func(owner uint64, p patch.Region) uint64 {
 			if owner == 1 {
@@ -284,10 +285,38 @@ func TestRepairDecidesBetweenValues(t *testing.T) {
 			}
 			return 30 - owner
 		})
-		if d.Value != "2" || d.Why != patch.WhyMajority {
+		if d.Value != "3" || d.Why != patch.WhyNewer {
 			t.Errorf("%+v", d)
 		}
 	})
+	// Owner 1 has it already. Owner 2 was read before it had it. Owner 3 did not take it, because its disk is full.
+	for _, arrives := range []string{"arrives", "is on its way"} {
+		bubble("a write stays that "+arrives+" while the copies are read", t, func(t *testing.T, c *nodes) {
+			s := mustOpen(t, c, nil)
+			asked, at := 0, old()
+			d := repairWithVersions(t, c, s, 1, func(owner uint64, p patch.Region) uint64 {
+				switch owner {
+				case 1:
+					return 9
+				case 3:
+					return 0
+				}
+				if asked++; asked == 1 && arrives == "is on its way" {
+					return patch.Unsettled
+				}
+				c.Replicas[2].Write(1, string(p.Series), p.Field, p.Min, 1.0)
+				return 9
+			})
+			if d.Value != "1" {
+				t.Errorf("%+v", d)
+			}
+			for id, r := range c.Replicas {
+				if got := r.Shards[1].Fields[entropytest.Field{"cpu,host=0", "value"}][at]; got != 1.0 {
+					t.Errorf("owner %d has %v, want the newer value, 1", id, got)
+				}
+			}
+		})
+	}
 	bubble("two owners decide nothing that the third could turn", t, func(t *testing.T, c *nodes) {
 		s := mustOpen(t, c, nil)
 		at := old()

@@ -65,11 +65,14 @@ func (p *peer) Versions(
 		} else if err != nil {
 			return err
 		}
-		if len(resp.Versions) != len(points) || resp.Written != nil && len(resp.Written) != len(points) {
-			return fmt.Errorf("sent %d and %d of %d versions", len(resp.Versions), len(resp.Written), len(points))
+		whole := func(n int) bool { return n == len(points) || n == 0 } // 0 of a node of an older version
+		if len(resp.Versions) != len(points) || !whole(len(resp.Written)) || !whole(len(resp.Failed)) {
+			return fmt.Errorf("sent %d, %d and %d of %d versions", len(resp.Versions), len(resp.Written), len(resp.Failed),
+				len(points))
 		}
 		out = patch.PointVersions{
 			Versions: resp.Versions, Since: resp.Since, Clock: resp.Clock, Written: resp.Written, Forgot: resp.Forgot,
+			Failed: resp.Failed,
 		}
 		return nil
 	})
@@ -139,6 +142,7 @@ func (s *Server) Versions(ctx context.Context, r *rpc.VersionsRequest) (*rpc.Ver
 	}
 	return &rpc.VersionsResponse{
 		Versions: v.Versions, Since: v.Since, Clock: v.Clock, Written: v.Written, Forgot: v.Forgot,
+		Failed: v.Failed,
 	}, nil
 }
 
