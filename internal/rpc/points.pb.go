@@ -300,14 +300,15 @@ func (x *VersionsRequest) GetPoints() []*Region {
 }
 
 type VersionsResponse struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Versions []uint64               `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"` // by point; 0 where it is not known, all bits set where a write is under way or failed
-	Since    uint64                 `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`              // what is not known is not above this version
-	Clock    uint64                 `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`              // what is written from now on has a greater version; it is known for a minute
-	Written  []uint64               `protobuf:"fixed64,4,rep,packed,name=written,proto3" json:"written,omitempty"`   // by point: the greatest version with which it was written for certain; 0 for none
-	Forgot   uint64                 `protobuf:"fixed64,5,opt,name=forgot,proto3" json:"forgot,omitempty"`            // of points without one, the journal may have forgotten versions up to this one
-	// By point: the greatest version of a write that failed, so that the owner may have it or what was there before. It is
-	// 0 for none. A point whose version has all bits set, and that has 0 here, is being written.
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By point. It is 0 where it is not known. All bits are set where a write is under way or failed.
+	Versions []uint64 `protobuf:"fixed64,1,rep,packed,name=versions,proto3" json:"versions,omitempty"`
+	Since    uint64   `protobuf:"fixed64,2,opt,name=since,proto3" json:"since,omitempty"`            // what is not known is not above this version
+	Clock    uint64   `protobuf:"fixed64,3,opt,name=clock,proto3" json:"clock,omitempty"`            // what is written from now on has a greater version; it is known for a minute
+	Written  []uint64 `protobuf:"fixed64,4,rep,packed,name=written,proto3" json:"written,omitempty"` // by point: the greatest version with which it was written for certain; 0 for none
+	Forgot   uint64   `protobuf:"fixed64,5,opt,name=forgot,proto3" json:"forgot,omitempty"`          // of points without one, the journal may have forgotten versions up to this one
+	// By point: the greatest version of a write that failed, so that the owner may have it or what was there before. 0 is
+	// for none. A point whose version has all bits set, and that has 0 here, is being written.
 	Failed        []uint64 `protobuf:"fixed64,6,rep,packed,name=failed,proto3" json:"failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
