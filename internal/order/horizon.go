@@ -14,9 +14,10 @@ type horizon struct {
 	forgotAll bool // it is not known what was forgotten before the journal was opened
 }
 
-// lease keeps the journal from forgetting what is above a version until a time.
+// lease keeps the journal from forgetting what is above a version, and what was written since, until a time.
 type lease struct {
 	from  Version
+	least Version // from, or below the versions that were written since: a clock that is behind gives such
 	until time.Time
 }
 
@@ -40,9 +41,16 @@ func (h *horizon) keep(from Version, how time.Duration) bool {
 			l.until = until
 		}
 	} else {
-		h.leases = append(h.leases, lease{from, until})
+		h.leases = append(h.leases, lease{from, from, until})
 	}
 	return h.forgotten() <= from
+}
+
+// wrote notes a write that begins. A repair that has a lease may have read its points before.
+func (h *horizon) wrote(v Version) {
+	for i := len(h.leases) - 1; i >= 0 && h.leases[i].from >= v; i-- {
+		h.leases[i].least = min(h.leases[i].least, v-1)
+	}
 }
 
 func (h *horizon) lastLease() *lease {
@@ -70,7 +78,7 @@ func (h *horizon) endLeases(now time.Time) {
 func (h *horizon) leased(floor Version) Version {
 	h.endLeases(time.Now())
 	for _, l := range h.leases {
-		floor = min(floor, l.from+1)
+		floor = min(floor, l.least+1)
 	}
 	return floor
 }

@@ -99,6 +99,7 @@ func (j *Journal) begin(w *Write, points []models.Point, late bool) (
 	if err := j.add(w); err != nil {
 		return nil, false, nil, err
 	}
+	j.wrote(w.version)
 	j.inFlight[w.version] = w
 	return points, true, smaller, nil
 }

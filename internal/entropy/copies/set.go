@@ -222,15 +222,19 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 	return slices.Concat(copies[first:equal], copies[:first], copies[equal:])
 }
 
-// Doubtful are the copies that have no vote about which value is right. One that was made of another owner's files is
-// one of them: what a minority holds would become the majority. When all copies are in doubt, those that are older than
-// they were have no vote.
+// Doubtful are the copies that have no vote about which value is right: those that lack something, and those that were
+// made of another owner's files. With a vote of these, what a minority holds would become the majority. When all copies
+// are in doubt, those have a vote that lack writes and are not older than they were.
 func (s Set) Doubtful() []bool {
-	doubtful := column(s, func(c Copy) bool {
-		return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles || c.State.Lack.Kind != ""
-	})
-	if slices.Contains(doubtful, false) {
-		return doubtful
+	made := func(c Copy) bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
+	older := func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) }
+	for _, inDoubt := range []func(Copy) bool{
+		func(c Copy) bool { return made(c) || c.State.Lack.Kind != "" },
+		func(c Copy) bool { return made(c) || older(c) },
+	} {
+		if doubtful := column(s, inDoubt); slices.Contains(doubtful, false) {
+			return doubtful
+		}
 	}
-	return column(s, func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) })
+	return column(s, older)
 }
