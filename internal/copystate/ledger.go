@@ -68,7 +68,7 @@ func (l *ledger) close() error {
 	l.folders.self.Clean = true
 	next := l.folders.self
 	c := change{
-		self: &next, tables: make(map[uint64]*table), marks: make(map[uint64]*uint64), shards: l.takeUnsaved(),
+		self: &next, tables: make(map[uint64]*table), marks: make(map[uint64]*uint64), shards: l.unsavedRecords(),
 	}
 	l.holders.takeDirtyMarks(&c)
 	l.holders.takeDirty(&c)
@@ -76,8 +76,8 @@ func (l *ledger) close() error {
 	return errors.Join(l.store.save(c), l.store.close())
 }
 
-// takeUnsaved are the records of unsaved. mu must be held.
-func (l *ledger) takeUnsaved() map[uint64]*record {
+// unsavedRecords are the records that are not on disk. mu must be held.
+func (l *ledger) unsavedRecords() map[uint64]*record {
 	out := make(map[uint64]*record)
 	for id := range l.unsaved {
 		if r, known := l.records.byShard[id]; known {
@@ -87,7 +87,7 @@ func (l *ledger) takeUnsaved() map[uint64]*record {
 	return out
 }
 
-// saveUnsaved stores what copies lack and what could not be stored before.
+// saveUnsaved stores the records that could not be stored when they changed.
 func (l *ledger) saveUnsaved() {
 	l.saving.Lock()
 	defer l.saving.Unlock()
@@ -95,7 +95,7 @@ func (l *ledger) saveUnsaved() {
 		return
 	}
 	l.mu.Lock()
-	c := change{shards: l.takeUnsaved()}
+	c := change{shards: l.unsavedRecords()}
 	l.mu.Unlock()
 	if err := l.store.save(c); err != nil {
 		return // it was logged when it failed for the first time

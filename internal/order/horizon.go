@@ -1,6 +1,9 @@
 package order
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // horizon says from which version on a journal knows all writes. files.mu guards it.
 type horizon struct {
@@ -17,7 +20,7 @@ type horizon struct {
 // lease keeps the journal from forgetting what is above a version, and what was written since, until a time.
 type lease struct {
 	from  Version
-	least Version // from, or below the versions that were written since: a clock that is behind gives such
+	below Version // what is above this version is kept; smaller than from when a write with a smaller version came since
 	until time.Time
 }
 
@@ -29,35 +32,43 @@ const leaseStep = time.Second
 func (j *Journal) Keep(from Version, how time.Duration) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.keep(from, how)
+	known := j.keep(from, how)
+	for v := range j.inFlight {
+		j.wrote(v)
+	}
+	return known
 }
 
 func (h *horizon) keep(from Version, how time.Duration) bool {
 	now := time.Now()
 	until := now.Add(how)
 	h.endLeases(now)
-	if l := h.lastLease(); l != nil && l.from <= from && from.Time().Sub(l.from.Time()) < leaseStep {
-		if l.until.Before(until) {
-			l.until = until
-		}
-	} else {
+	if l := h.leaseOf(from); l == nil {
 		h.leases = append(h.leases, lease{from, from, until})
+	} else if l.until.Before(until) {
+		l.until = until
 	}
 	return h.forgotten() <= from
 }
 
-// wrote notes a write that begins. A repair that has a lease may have read its points before.
-func (h *horizon) wrote(v Version) {
-	for i := len(h.leases) - 1; i >= 0 && h.leases[i].from >= v; i-- {
-		h.leases[i].least = min(h.leases[i].least, v-1)
+// leaseOf returns a lease that keeps what is above a version, and not much more. It is nil when there is none.
+func (h *horizon) leaseOf(from Version) *lease {
+	for i, l := range slices.Backward(h.leases) {
+		if l.from <= from && from.Time().Sub(l.from.Time()) < leaseStep {
+			return &h.leases[i]
+		}
 	}
+	return nil
 }
 
-func (h *horizon) lastLease() *lease {
-	if len(h.leases) == 0 {
-		return nil
+// wrote notes a write that has begun. A repair that has a lease may have read its points before. Where the clock of the
+// write's node is behind, its version is not above the lease.
+func (h *horizon) wrote(v Version) {
+	for i := range h.leases {
+		if l := &h.leases[i]; v <= l.from {
+			l.below = min(l.below, v-1)
+		}
 	}
-	return &h.leases[len(h.leases)-1]
 }
 
 // forgotten is the greatest version that the journal may have forgotten, or never knew.
@@ -78,7 +89,7 @@ func (h *horizon) endLeases(now time.Time) {
 func (h *horizon) leased(floor Version) Version {
 	h.endLeases(time.Now())
 	for _, l := range h.leases {
-		floor = min(floor, l.least+1)
+		floor = min(floor, l.below+1)
 	}
 	return floor
 }

@@ -54,28 +54,43 @@ func TestLeasesHoldTheFloor(t *testing.T) {
 	})
 }
 
-// A write that came after the question has a smaller version when the clock of its node is behind.
-func TestLeasesHoldWritesOfClocksThatAreBehind(t *testing.T) {
+// A write that came after the question has a smaller version when the clock of its node is behind. One that is under way
+// has a smaller version anyway.
+func TestLeasesHoldWritesWithSmallerVersions(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		j := mustJournal(t, JournalConfig{Dir: t.TempDir()})
-		time.Sleep(time.Second) // of the clock of the test
-		asked := AtTime(time.Now())
-		if !j.Keep(asked, time.Minute) {
-			t.Error("an empty journal has forgotten something")
-		}
-		behind := AtTime(time.Now().Add(-time.Millisecond))
-		write(t, j, behind, "m v=1 1")
-		for range 3 {
-			time.Sleep(2 * rotateAfter)
-			if err := j.SetFloor(AtTime(time.Now())); err != nil {
+	for _, underWay := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			j := mustJournal(t, JournalConfig{Dir: t.TempDir()})
+			time.Sleep(time.Second) // of the clock of the test
+			keep := func() {
+				if !j.Keep(AtTime(time.Now()), time.Minute) {
+					t.Error("an empty journal has forgotten something")
+				}
+			}
+			if !underWay {
+				keep()
+			}
+			behind := AtTime(time.Now().Add(-time.Millisecond))
+			_, w, err := j.Begin(1, behind, mustPoints(t, "m v=1 1"), false)
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		if v := version(t, j, KeyOf(1, []byte("m"), "v", 1)); v != behind {
-			t.Errorf("the version is %d, want %d", v, behind)
-		}
-	})
+			if underWay {
+				keep()
+			}
+			j.Keep(1, time.Second) // as a write that is relayed
+			w.Done()
+			for range 3 {
+				time.Sleep(2 * rotateAfter)
+				if err := j.SetFloor(AtTime(time.Now())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if v := version(t, j, KeyOf(1, []byte("m"), "v", 1)); v != behind {
+				t.Errorf("under way %t: the version is %d, want %d", underWay, v, behind)
+			}
+		})
+	}
 }
 
 // Many questions make few leases.

@@ -222,19 +222,20 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 	return slices.Concat(copies[first:equal], copies[:first], copies[equal:])
 }
 
-// Doubtful are the copies that have no vote about which value is right: those that lack something, and those that were
-// made of another owner's files. With a vote of these, what a minority holds would become the majority. When all copies
-// are in doubt, those have a vote that lack writes and are not older than they were.
+// Doubtful are the copies that have no vote about which value is right. These are the copies that lack something, and
+// those that were made of another owner's files: with two votes, what a minority holds would become the majority. When
+// all copies are in doubt, those that only lack writes have a vote, if they are two or more. Otherwise all have one that
+// are not older than they were.
 func (s Set) Doubtful() []bool {
 	made := func(c Copy) bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
 	older := func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) }
-	for _, inDoubt := range []func(Copy) bool{
-		func(c Copy) bool { return made(c) || c.State.Lack.Kind != "" },
-		func(c Copy) bool { return made(c) || older(c) },
-	} {
-		if doubtful := column(s, inDoubt); slices.Contains(doubtful, false) {
-			return doubtful
-		}
+	doubtful := column(s, func(c Copy) bool { return made(c) || c.State.Lack.Kind != "" })
+	if slices.Contains(doubtful, false) {
+		return doubtful
+	}
+	doubtful = column(s, func(c Copy) bool { return made(c) || older(c) })
+	if voters := slices.DeleteFunc(slices.Clone(doubtful), func(d bool) bool { return d }); len(voters) > 1 {
+		return doubtful
 	}
 	return column(s, older)
 }

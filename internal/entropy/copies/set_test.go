@@ -24,8 +24,8 @@ func TestDoubtful(t *testing.T) {
 		{[]entropy.ShardState{whole, whole, whole}, []bool{false, false, false}},
 		{[]entropy.ShardState{whole, missed, made}, []bool{false, true, true}},
 		{[]entropy.ShardState{missed, missed, made}, []bool{false, false, true}},
-		{[]entropy.ShardState{missed, stale, damaged}, []bool{false, true, true}},
-		{[]entropy.ShardState{made, stale, damaged}, []bool{false, true, false}},
+		{[]entropy.ShardState{missed, made}, []bool{false, false}}, // one would decide alone
+		{[]entropy.ShardState{missed, stale, damaged}, []bool{false, true, false}},
 		{[]entropy.ShardState{stale, stale}, []bool{true, true}},
 	} {
 		var s Set

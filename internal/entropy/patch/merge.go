@@ -188,26 +188,22 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 // Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
 // different values, the one that is known to be the newest wins, else the one that most hold. On a tie, it is the one
 // that was probably written last, and else the greater in the order of encodings. What the rules do not let it decide
-// is left as it is. versions is nil for none. While owners are absent, versions are listed and decide nothing: an
-// absent owner may have a newer value.
+// is left as it is. versions is nil for none. While owners are absent, a value does not win because it is the newest: an
+// absent owner may have a newer one. But no other value wins over it.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
 	need := make([]lacking, j.owners)
 	same := make([]bool, j.owners) // owner i holds the winning value
-	deciding := versions
-	if j.rules.Absent > 0 {
-		deciding = nil
-	}
 	for vs := range byTime(j.all) {
-		var (
-			conflict, won      = true, true
-			best, version, why = deciding.newest(vs)
-		)
-		if best == nil {
-			best, conflict, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent, deciding)
+		conflict, won := true, true
+		newest, version := versions.newest(vs)
+		best, why := newest, WhyNewer
+		if newest == nil || j.rules.Absent > 0 {
+			best, conflict, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent, versions)
+			won = won && (newest == nil || Same(newest, best))
 		}
 		switch hot := j.open[vs[0].UnixNano()]; {
-		case conflict && hot, deciding.changing(vs[0].UnixNano()):
+		case conflict && hot, versions.changing(vs[0].UnixNano()):
 			m.Open++
 			m.Undecided = j.list(m.Undecided, vs, versions, nil, WhyHot)
 			continue
@@ -231,8 +227,9 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 				continue
 			}
 			v := version
-			if v == 0 && (conflict || j.rules.MayDecide == nil || deciding.tell()) {
-				v = deciding.replaced(i, best.UnixNano()) // else it may have a write that is on its way
+			// Of an owner of an earlier build, what differs may be a write that is on its way.
+			if v == 0 && (conflict || j.rules.MayDecide == nil || versions.changingKnown()) {
+				v = versions.replaced(i, best.UnixNano())
 			}
 			need[i].add(best, v)
 		}
@@ -265,6 +262,8 @@ func (j Joined) list(to []Decision, vs []owned, versions *Versions, best tsm1.Va
 			switch {
 			case !known:
 				h.Bound = versions.bound(v.owner)
+			case h.Version == Unsettled && failed == Unsettled: // its journal cannot be read
+				h.Version = 0
 			case h.Version == Unsettled && failed != 0:
 				h.Version, h.Bound = 0, failed
 			}

@@ -25,8 +25,8 @@ type Versions struct {
 	// Changing has the times of points that an owner has written since they were read, or is writing. What was read of
 	// them may be outdated by a write that is acknowledged. So nothing is decided about them.
 	Changing map[int64]bool
-	// Tell is whether all owners say which points they are writing. Those of an earlier build do not.
-	Tell bool
+	// ChangingKnown is whether all owners say which points they are writing. Those of an earlier build do not.
+	ChangingKnown bool
 }
 
 // Unsettled is the version of a point that is being written, was written after it was read, or of which the last write
@@ -61,16 +61,16 @@ func (v *Versions) failed(owner int, t int64) uint64 {
 // changing reports whether a point is in Changing.
 func (v *Versions) changing(t int64) bool { return v != nil && v.Changing[t] }
 
-// tell is Tell.
-func (v *Versions) tell() bool { return v != nil && v.Tell }
+// changingKnown reports ChangingKnown.
+func (v *Versions) changingKnown() bool { return v != nil && v.ChangingKnown }
 
 // newest returns the value of one timestamp that was written after all others, and its version. It is nil when that is
 // not known, or all are equal.
-func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why string) {
+func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64) {
 	if v == nil {
-		return nil, 0, ""
+		return nil, 0
 	}
-	best, version = last(vs, func(o owned) (from, end uint64) {
+	return last(vs, func(o owned) (from, end uint64) {
 		from, known := v.Known[o.owner][o.UnixNano()]
 		if !known {
 			return 0, v.Since[o.owner]
@@ -82,11 +82,10 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64, why stri
 		if from = v.Written[o.owner][o.UnixNano()]; from <= v.Since[o.owner] {
 			from = 0 // the engine may lack that write
 		}
-		// It has the value of the write that failed, or an older one. When another owner has a different value of the
-		// version that failed, it has an older one.
+		// It has the value of the write that failed, or an older one. If it had that of the write that failed, no other
+		// owner could have a different value of that version. So its value counts as older than the version.
 		return from, failed - 1
 	})
-	return best, version, WhyNewer
 }
 
 // likely returns the value that was written after all others if the journals of their owners are right. It is nil when

@@ -124,7 +124,7 @@ func TestRepairBringsAWriteThatFailed(t *testing.T) {
 				v := &patch.Versions{
 					Known: []map[int64]uint64{{5: patch.Unsettled}, none, none}, Since: []uint64{3, 9, 9},
 					Written: []map[int64]uint64{{5: before}, none, none}, Forgot: []uint64{3, 9, 9},
-					Failed: []map[int64]uint64{{5: failed}, none, none}, Tell: true,
+					Failed: []map[int64]uint64{{5: failed}, none, none}, ChangingKnown: true,
 				}
 				version := uint64(before) // so that it replaces what is there
 				if known {
@@ -164,5 +164,30 @@ func TestOneCopyDoesNotDecideAgainstDoubtfulOnes(t *testing.T) {
 	m, err := patch.MergeValues([]byte("m"), "f", []tsm1.Values{value(1), {}}, patch.Rules{Absent: 1})
 	if err != nil || m.Points[1] != 1 {
 		t.Errorf("a point that one owner has alone: %+v, %v", m, err)
+	}
+}
+
+// While an owner is absent, the newest value does not win by its version, and no majority of older values wins over it.
+func TestMajorityDoesNotWinOverTheNewestWhileAnOwnerIsAbsent(t *testing.T) {
+	t.Parallel()
+	value := func(v int64) tsm1.Values { return tsm1.Values{tsm1.NewValue(5, v)} }
+	for newest, open := range map[int64]int{1: 0, 2: 1} { // three have 1, and one has 2
+		known := func(v int64) map[int64]uint64 {
+			if v == newest {
+				return map[int64]uint64{5: 9}
+			}
+			return map[int64]uint64{5: 7}
+		}
+		v := &patch.Versions{ChangingKnown: true}
+		var owners []tsm1.Values
+		for _, has := range []int64{1, 1, 1, 2} {
+			owners = append(owners, value(has))
+			v.Known, v.Written = append(v.Known, known(has)), append(v.Written, known(has))
+			v.Since, v.Forgot = append(v.Since, 3), append(v.Forgot, 3)
+		}
+		m, err := patch.Join([]byte("m"), "f", owners, patch.Rules{Absent: 1}).Merge(v)
+		if err != nil || m.Open != open || m.ValueConflicts != 1-open {
+			t.Errorf("%d is the newest: %+v, %v", newest, m, err)
+		}
 	}
 }

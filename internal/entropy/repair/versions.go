@@ -26,8 +26,6 @@ type merger struct {
 	rules  patch.Rules
 	age    time.Duration // for which pieces wait at most: what owners get meanwhile is newer than what was read
 	merged func(piece, patch.Merged) error
-	// alwaysAsk is for versions that are shown although they decide nothing: an absent copy may have a greater one.
-	alwaysAsk bool
 
 	waiting []valueConflict
 	count   int       // of the points that wait
@@ -47,7 +45,7 @@ func (m *merger) add(ctx context.Context, p piece) error {
 	if err := work.Rest(); err != nil {
 		return err
 	}
-	if len(joined.Differing) == 0 || m.rules.Absent > 0 && !m.alwaysAsk {
+	if len(joined.Differing) == 0 {
 		return m.merge(ctx, p, joined, nil)
 	}
 	now := m.now()
@@ -99,7 +97,7 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 		out[i] = patch.Versions{
 			Known: make([]map[int64]uint64, n), Since: make([]uint64, n),
 			Written: make([]map[int64]uint64, n), Forgot: make([]uint64, n),
-			Failed: make([]map[int64]uint64, n), Changing: make(map[int64]bool), Tell: true,
+			Failed: make([]map[int64]uint64, n), Changing: make(map[int64]bool), ChangingKnown: true,
 		}
 	}
 	for k, c := range f.set.Copies {
@@ -128,7 +126,12 @@ func (f *finder) versions(ctx context.Context, conflicts []valueConflict) ([]pat
 		}
 		for i := range out {
 			out[i].Since[k], out[i].Forgot[k] = q.since, q.forgot
-			out[i].Tell = out[i].Tell && !q.silent
+			out[i].ChangingKnown = out[i].ChangingKnown && !q.silent
+			if q.forgotSince(conflicts[i].clocks, k) {
+				for _, t := range conflicts[i].Differing {
+					out[i].Changing[t] = true // it may have been written since it was read
+				}
+			}
 		}
 	}
 	return out, nil
@@ -144,6 +147,12 @@ type question struct {
 	since  uint64         // versions that are not known are not above it
 	forgot uint64         // as patch.Versions has it
 	silent bool           // it does not tell which points it is writing
+}
+
+// forgotSince reports whether a copy may have forgotten writes that came after its points were read. Clocks are those of
+// piece.
+func (q *question) forgotSince(clocks []uint64, copy int) bool {
+	return q.forgot != patch.Unsettled && copy < len(clocks) && clocks[copy] != 0 && q.forgot > clocks[copy]
 }
 
 // answers takes what a copy says of the points of a series-field, by time, as patch.Versions has it.

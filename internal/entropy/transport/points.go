@@ -65,8 +65,8 @@ func (p *peer) Versions(
 		} else if err != nil {
 			return err
 		}
-		whole := func(n int) bool { return n == len(points) || n == 0 } // 0 of a node of an older version
-		if len(resp.Versions) != len(points) || !whole(len(resp.Written)) || !whole(len(resp.Failed)) {
+		ofAll := func(n int) bool { return n == len(points) || n == 0 } // 0 of a node of an older version
+		if len(resp.Versions) != len(points) || !ofAll(len(resp.Written)) || !ofAll(len(resp.Failed)) {
 			return fmt.Errorf("sent %d, %d and %d of %d versions", len(resp.Versions), len(resp.Written), len(resp.Failed),
 				len(points))
 		}
