@@ -323,6 +323,7 @@ func (l *ledger) Forget() error {
 		marks: make(map[uint64]*uint64),
 	}
 	l.had = nil
+	clear(l.unsaved)
 	l.records.forget(&c)
 	l.holders.forget(&c)
 	l.own.forget(&c)
