@@ -57,7 +57,10 @@ func (f *files) SetFloor(floor Version) error {
 	if f.isClosed() {
 		return nil
 	}
-	return errors.Join(f.rotateInTime(), f.forget(floor), f.tidy())
+	f.mu.Lock()
+	err := f.logWithdrawn()
+	f.mu.Unlock()
+	return errors.Join(err, f.rotateInTime(), f.forget(floor), f.tidy())
 }
 
 func (f *files) isClosed() bool {
@@ -97,7 +100,7 @@ func (f *files) Close() error {
 	f.mu.Lock()
 	var err error
 	if !f.closed {
-		err = f.current().finish()
+		err = errors.Join(f.logWithdrawn(), f.current().finish())
 	}
 	f.closed = true
 	f.mu.Unlock()

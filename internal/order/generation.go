@@ -22,16 +22,17 @@ type generation struct {
 	began time.Time
 
 	// Journal.mu guards these.
-	newest   Version // of all that were noted
-	size     int64   // of the log
-	keys     int     // that were noted
-	underWay int     // writes that have not ended
-	written  []writtenBefore
-	finished bool   // the log has the mark of its end
-	buf      []byte // of the last record
-	table    *table // of the first tabled of written
-	tabled   int
-	failed   failures
+	newest    Version // of all that were noted
+	size      int64   // of the log
+	keys      int     // that were noted
+	underWay  int     // writes that have not ended
+	written   []writtenBefore
+	finished  bool   // the log has the mark of its end
+	buf       []byte // of the last record
+	table     *table // of the first tabled of written
+	tabled    int
+	failed    failures
+	withdrawn []withdrawn // writes that failed, of which the log does not say so yet
 
 	syncing sync.Mutex
 	synced  int64 // the log is on disk up to here; syncing guards it

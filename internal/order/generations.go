@@ -155,6 +155,15 @@ func (l *generations) add(w *Write) (err error) {
 	return err
 }
 
+// logWithdrawn writes to the logs which writes failed, where that was not possible before.
+func (l *generations) logWithdrawn() error {
+	var errs []error
+	for _, g := range l.inMemory {
+		errs = append(errs, g.logWithdrawn())
+	}
+	return errors.Join(errs...)
+}
+
 // toSort returns the oldest generation of those in memory that are too many, nil for none.
 func (l *generations) toSort() *generation {
 	return firstIdle(l.inMemory[:max(0, len(l.inMemory)-l.cfg.MaxMemory)])

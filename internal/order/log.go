@@ -106,13 +106,34 @@ func (g *generation) add(n noted) (end int64, err error) {
 	return g.size, nil
 }
 
+// withdrawn is a write that failed, of which the log does not say so yet.
+type withdrawn struct {
+	record int64 // where its record ends
+	has    noted // what the engine has of it for certain
+}
+
 // withdraw says in the log that the write whose record ends at record failed. The engine has no keys of it for certain
-// but those in has. When that cannot be written, the write counts as a whole after a restart, like one that a crash
-// interrupts.
+// but those in has. When that cannot be written, it is tried again later. Until then the write would count as a whole
+// after a restart, like one that a crash interrupts.
 func (g *generation) withdraw(record int64, has noted) {
-	if err := g.append(noted{version: has.version, first: record}); err == nil && len(has.keys) > 0 {
-		g.append(has)
+	g.withdrawn = append(g.withdrawn, withdrawn{record, has})
+	g.logWithdrawn() // an error comes again from SetFloor
+}
+
+func (g *generation) logWithdrawn() error {
+	for len(g.withdrawn) > 0 {
+		w := g.withdrawn[0]
+		if err := g.append(noted{version: w.has.version, first: w.record}); err != nil {
+			return err
+		}
+		if len(w.has.keys) > 0 {
+			if err := g.append(w.has); err != nil {
+				return err // the write is withdrawn twice then, which does no harm
+			}
+		}
+		g.withdrawn = g.withdrawn[1:]
 	}
+	return nil
 }
 
 // finish marks the end of a log to which nothing is added any more, by a record without keys. So a last record that is

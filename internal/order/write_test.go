@@ -242,6 +242,49 @@ func TestFailuresAreBounded(t *testing.T) {
 	}
 }
 
+// The disk is full when a write fails. Once it has space, the journal notes that the write failed: after a restart it
+// does not count as written.
+func TestWriteThatFailedOnAFullDiskIsNotedLater(t *testing.T) {
+	t.Parallel()
+	for _, when := range []string{"later", "when the journal is closed"} {
+		cfg := JournalConfig{Dir: t.TempDir()}
+		j := mustJournal(t, cfg)
+		write(t, j, 5, "m x=1 1")
+		_, w, err := j.Begin(1, 7, mustPoints(t, "m x=2 1"), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.mu.Lock()
+		g := j.current()
+		log := g.file
+		if g.file, err = os.Open(g.path); err != nil { // it takes no writes
+			t.Fatal(err)
+		}
+		j.mu.Unlock()
+		w.Failed(nil)
+		if err := j.SetFloor(1); err == nil {
+			t.Error("there is no error while the journal cannot be written")
+		}
+		j.mu.Lock()
+		if err := g.file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		g.file = log
+		j.mu.Unlock()
+		if when == "later" {
+			if err := j.SetFloor(1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if v := version(t, mustJournal(t, cfg), KeyOf(1, []byte("m"), "x", 1)); v != 5 {
+			t.Errorf("%s: after a restart the version is %d, want 5", when, v)
+		}
+	}
+}
+
 // While what was noted before cannot be made durable, SetDurable fails, each time.
 func TestSetDurableFailsUntilAllIsDurable(t *testing.T) {
 	t.Parallel()
