@@ -44,12 +44,16 @@ func TestCopyIsNotWholeBeforeItHasWhatFailedOnAFullDisk(t *testing.T) {
 	}
 	write("all", 0, 1)
 	id := c.Shards("d")[0].ID
+	pause := 20 * time.Millisecond
+	if testing.Short() { // beside clients a repair gets a small part of the machine: minutes with the race detector
+		pause = 100 * time.Millisecond
+	}
 	stop := make(chan struct{})
 	var writer sync.WaitGroup
 	defer writer.Wait()
 	defer close(stop)
 	writer.Go(func() {
-		tick := time.NewTicker(20 * time.Millisecond)
+		tick := time.NewTicker(pause)
 		defer tick.Stop()
 		for i := 1; ; i = i%100 + 1 {
 			select {
