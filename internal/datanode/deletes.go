@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"concord/internal/deletes"
+	"concord/internal/handoff"
 	"concord/internal/order"
 	"concord/internal/replication"
 )
@@ -41,8 +42,9 @@ func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
 		Meta: n.Meta, Store: n.drops, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
 		Clock: n.order.Clock, Journal: n.order.Journal, Timeout: n.writer.WriteTimeout,
-		Missed: func(node, shard uint64) { n.missed(node, shard, true) }, Lacks: n.copies.Missed,
-		Failed: n.disk.StallAll, Log: n.log,
+		Missed: func(node, shard uint64) { n.missed(node, shard, true) },
+		Lost:   func(node uint64) { n.lost(node, handoff.WholeDatabase) },
+		Lacks:  n.copies.Missed, Failed: n.disk.StallAll, Log: n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.Ran = n.handoff, n.ran

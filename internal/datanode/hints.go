@@ -24,15 +24,18 @@ func (n *Node) newHandoff() error {
 			sh, _ := n.Meta.State().Shard(shard)
 			return sh.Database
 		},
-		Dropped: func(node, shard uint64) {
-			n.copies.Lose(node, shard)
-			if e := n.suspects.Load(); e != nil {
-				e.Suspect(shard)
-			}
-		},
-		Log: n.log,
+		Dropped: n.lost,
+		Log:     n.log,
 	})
 	return nil
+}
+
+// lost is told of what a node's copy of a shard lacks and nobody keeps for it.
+func (n *Node) lost(node, shard uint64) {
+	n.copies.Lose(node, shard)
+	if e := n.suspects.Load(); e != nil {
+		e.Suspect(shard)
+	}
 }
 
 // openHandoff opens the queues, and sends what they hold.

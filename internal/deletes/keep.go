@@ -18,8 +18,8 @@ import (
 	"concord/internal/rpc"
 )
 
-// keep queues a delete for missed nodes, here and on every node that was reached. The queue here is enough for it not
-// to be lost. The others bring it sooner when they reach a missed node first.
+// keep queues a delete for missed nodes, here and on every node that was reached. One of these queues is enough for it
+// not to be lost. The others bring it sooner when they reach a missed node first.
 func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node) error {
 	if len(missed) == 0 {
 		return nil
@@ -28,19 +28,21 @@ func (d *Service) keep(r *rpc.Delete, missed missedNodes, reached []cluster.Node
 	for i, n := range missed {
 		ids[i] = n.ID
 	}
-	if err := d.hint(r, ids); err != nil {
-		return err
-	}
+	own := d.hint(r, ids)
+	kept := own == nil
 	hint := func(ctx context.Context, p peer) error {
 		return p.hint(ctx, &rpc.HintDeleteRequest{Delete: r, Nodes: ids})
 	}
 	for _, a := range d.tellAll(reached, hint) {
-		if a.Err != nil {
+		if kept = kept || a.Err == nil; a.Err != nil {
 			d.deps.Log.Warn("A data node does not keep a delete for those that miss it",
 				zap.String("node", a.Node.TCPAddr), zap.String("error", rpc.Message(a.Err)))
 		}
 	}
-	return nil
+	if kept {
+		return nil
+	}
+	return own
 }
 
 // hint queues a delete for nodes that were not reached, or on which it failed. This node may be one of them.
@@ -54,9 +56,11 @@ func (d *Service) hint(req *rpc.Delete, nodes []uint64) error {
 	}
 	var errs []error
 	for _, n := range nodes {
-		errs = append(errs, d.deps.Handoff.Append(n, handoff.WholeDatabase,
-			handoff.Entry{Kind: handoff.Delete, Data: b}))
-		d.deps.Missed(n, handoff.WholeDatabase)
+		err := d.deps.Handoff.Append(n, handoff.WholeDatabase, handoff.Entry{Kind: handoff.Delete, Data: b})
+		if err == nil {
+			d.deps.Missed(n, handoff.WholeDatabase)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

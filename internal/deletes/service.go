@@ -78,6 +78,8 @@ type Deps struct {
 	// Missed is called, before the delete is acknowledged, for a node's copy of a shard that lacks what Handoff has for
 	// it. The shard is handoff.WholeDatabase for a delete. Missed is not called without Handoff.
 	Missed func(node, shard uint64)
+	// Lost is called for a node that lacks a delete which others ran, and which nobody keeps for it.
+	Lost func(node uint64)
 	// Lacks is called for a shard of which this node's copy may lack writes that other owners have.
 	Lacks   func(shard uint64, why string)
 	Failed  func(db string, reason error) // is called when a delete could not run on the store
@@ -244,7 +246,13 @@ func (d *Service) everywhere(r *rpc.Delete) error {
 	d.warn(r.Kind, r.Database, missed)
 	ran := d.run(reached, r)
 	d.warn(r.Kind, r.Database, ran.missed)
-	kept := d.keep(r, slices.Concat(ran.missed, ran.failed), ran.reached)
+	lacking := slices.Concat(ran.missed, ran.failed)
+	kept := d.keep(r, lacking, ran.reached)
+	if kept != nil {
+		for _, n := range lacking {
+			d.deps.Lost(n.ID)
+		}
+	}
 	return ran.outcome(missed, kept)
 }
 

@@ -204,8 +204,8 @@ func (s *Service) node(id uint64) (*node, error) {
 	return n, nil
 }
 
-// Append queues entries for a shard of a node, as one, and returns when they
-// are on disk. ErrQueueFull drops them, and says so to Deps.Dropped.
+// Append queues entries for a shard of a node, as one, and returns when they are on disk. When they cannot be queued, it
+// says so to Deps.Dropped, but for deletes: other nodes may keep the same delete.
 func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 	n, err := s.node(nodeID)
 	if err != nil {
@@ -223,6 +223,10 @@ func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 				c.blocked.Add(1)
 			}
 		})
+		if shard == WholeDatabase {
+			s.log.Warn("Cannot keep a delete for a data node that misses it", zap.Uint64("node_id", nodeID), zap.Error(err))
+			return err
+		}
 		s.log.Warn("Dropped what a data node misses: anti-entropy has to repair it",
 			zap.Uint64("node_id", nodeID), zap.Uint64("db_shard_id", shard), zap.Int("points", points), zap.Error(err))
 		s.deps.Dropped(nodeID, shard)
