@@ -94,6 +94,49 @@ func TestDeliverDropsWhatIsMalformed(t *testing.T) {
 	}
 }
 
+// A delete is kept when one of the nodes that know of it can keep it. It counts as lost when none can.
+func TestDeleteIsKeptByOneNodeThatCan(t *testing.T) {
+	t.Parallel()
+	for _, others := range []bool{true, false} {
+		c := newTestCluster(t, "ok", "ok", "down")
+		w, hh := c.withHandoff(t, time.Second)
+		cfg := handoff.NewConfig()
+		cfg.Dir = t.TempDir()
+		var lost []uint64
+		w.deletes.deps.Lost = func(node uint64) { lost = append(lost, node) }
+		second := handoff.New(cfg, handoff.Deps{
+			Due: func(uint64, uint64) (bool, bool) { return true, true }, Dropped: func(uint64, uint64) {},
+		})
+		n := mustOpen(t, newNode(newDeps(t, c.meta, c.stores[1], c.pool, 2), second))
+		if others {
+			if err := second.Open(n.deletes.Deliver); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { second.Close() })
+		}
+		c.meta.Nodes[1].TCPAddr = mustServe(t, n.server())
+		if err := hh.Close(); err != nil { // it keeps nothing more
+			t.Fatal(err)
+		}
+		nodes, err := w.deletes.others()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x", Version: 7}
+		err = w.deletes.keep(r, missedNodes{{Node: nodes[1]}}, nodes[:1])
+		if (err == nil) != others || second.Pending(3, handoff.WholeDatabase) != others {
+			t.Errorf("the other node keeps deletes: %t; it keeps this one: %t; error %v", others,
+				second.Pending(3, handoff.WholeDatabase), err)
+		}
+		if others {
+			continue
+		}
+		if err := w.deletes.DeleteMeasurement(db, "m"); err == nil || len(lost) != 0 {
+			t.Errorf("a delete that cannot be kept and does not run: lost for nodes %v, error %v", lost, err)
+		}
+	}
+}
+
 // A node that has not heard of a delete may send what is from before it: it gets the delete first.
 func TestWritesOfANodeThatMissesADeleteWait(t *testing.T) {
 	t.Parallel()

@@ -108,6 +108,31 @@ func mustOpenFiles(t testing.TB, dir string) (n int) {
 	return n
 }
 
+// Other nodes may keep a delete that this one cannot keep.
+func TestDeleteThatCannotBeQueuedIsNotDropped(t *testing.T) {
+	t.Parallel()
+	var f faulty
+	var dropped []uint64
+	s := New(testConfig(t.TempDir()), Deps{
+		Due:     func(uint64, uint64) (bool, bool) { return true, true },
+		Dropped: func(_, shard uint64) { dropped = append(dropped, shard) },
+	})
+	s.disk = f.disk()
+	if err := s.Open(newAway().deliver); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	f.write.Store(true)
+	for shard, kind := range map[uint64]Kind{WholeDatabase: Delete, 7: Write} {
+		if err := s.Append(2, shard, Entry{Kind: kind, Data: []byte("x")}); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("shard %d: %v", shard, err)
+		}
+	}
+	if len(dropped) != 1 || dropped[0] != 7 {
+		t.Errorf("shards %v are dropped, want the write alone", dropped)
+	}
+}
+
 // What is left on disk would be sent after a restart, over all that went past the queue meanwhile.
 func TestQueueThatCannotBeRemovedIsNotForgotten(t *testing.T) {
 	t.Parallel()
