@@ -50,8 +50,8 @@
 //     Such a write may get a smaller version than the delete, which then removes it. Of two nodes one is enough.
 //  2. Whatever a node wrote before it heard of the delete has a smaller version than the delete. What it writes
 //     between hearing of it and running it may have a greater one.
-//  3. A delete that B misses is on the disk of C before it runs anywhere. Until B has run it, C and A take no writes
-//     without a version from B, and B's copies count as not whole.
+//  3. A delete that B misses is on the disk of C before it runs anywhere, or of A when the disk of C is full. Until B
+//     has run it, those that keep it take no writes without a version from B, and B's copies count as not whole.
 //  4. Points that arrive from then on with a smaller version than the delete are left out by Memory.BeginWrite, until
 //     no node can send any (Forget). The store removes by time and tags, whatever the version: what is newer is
 //     written again in d. Memory has noted it since 1. A delete out of hinted handoff looks for it in b, in the store
@@ -62,8 +62,8 @@
 //     Deletes of the same measurement run c one after the other (turns): the engine cannot do both at once.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
 //     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
-//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal was full and forgot some, the
-//     copies count as not whole from 7 on, until they were compared (beginForgotten).
+//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal forgot some, because it was full or
+//     only A could keep the delete, the copies count as not whole from 7 on, until they were compared (beginForgotten).
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another. A repair that has begun to write when 1 or a
 //     comes is waited for.
