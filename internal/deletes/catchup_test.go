@@ -26,7 +26,7 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 	for id := uint64(2); id <= 3; id++ {
 		n := mustOpen(t, newNode(newDeps(t, c.meta, mustStore(t), c.pool, id), nil))
 		others = append(others, withLog(t, n))
-		c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: id, TCPAddr: mustServe(t, n.server())})
+		c.meta.Add(cluster.Node{ID: id, TCPAddr: mustServe(t, n.server())})
 	}
 	drop := func(name, id string) *rpc.Delete {
 		return &rpc.Delete{
@@ -60,7 +60,7 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 		t.Error("a delete ran that is older than what this node lost: points that are newer would be lost with it")
 	}
 
-	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
+	c.meta.Add(cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
 	if err := behind.deletes.CatchUp(t.Context(), since); err == nil || !strings.Contains(err.Error(), c.meta.Nodes[3].TCPAddr) {
 		t.Errorf("%v, want an error that names the node that did not answer", err)
 	}

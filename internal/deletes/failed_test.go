@@ -52,7 +52,7 @@ func TestDeleteThatFailedTakesNoNewerPointsLater(t *testing.T) {
 	deps.Order.Journal = smallJournal(t)
 	other := mustOpen(t, newNode(deps, nil))
 	disk := &fullDisk{server: other.server()}
-	c.meta.Nodes[1].TCPAddr = mustServe(t, disk)
+	c.meta.SetAddr(1, mustServe(t, disk))
 	w, hh := c.withHandoff(t, 5*time.Second)
 	write := func(lines string) {
 		t.Helper()

@@ -20,7 +20,7 @@ func twoNodes(t *testing.T) (c *testCluster, nodes [2]*node) {
 		n := c.newNode(t, uint64(i+1))
 		withLog(t, n).beginsAt(t, 0)
 		mustOpen(t, n)
-		c.meta.Nodes[i].TCPAddr = mustServe(t, n.server())
+		c.meta.SetAddr(i, mustServe(t, n.server()))
 		nodes[i] = n
 	}
 	if err := nodes[0].WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1\nmem v=1 1")); err != nil {
@@ -212,7 +212,7 @@ func TestNothingIsForgottenWhileANodeDoesNotSayWhatItRan(t *testing.T) {
 	if counts.giveUp(begins) || !counts.giveUp(begins.Add(longestDelete+time.Second)) || len(counts.began) != 0 {
 		t.Error("a delete that does not end is given up at another time than it should be")
 	}
-	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 3, TCPAddr: "127.0.0.1:1"})
+	c.meta.Add(cluster.Node{ID: 3, TCPAddr: "127.0.0.1:1"})
 	if err := nodes[0].deletes.finish(t.Context(), nil); err == nil {
 		t.Error("all nodes have answered, although one is away")
 	}

@@ -300,7 +300,7 @@ func newGatedCluster(t *testing.T) (*testCluster, *gate) {
 	c := newTestCluster(t, "ok", "down")
 	c.stores[1] = mustStore(t)
 	g := &gate{server: mustOpen(t, c.newNode(t, 2)).server()}
-	c.meta.Nodes[1].TCPAddr = mustServe(t, g)
+	c.meta.SetAddr(1, mustServe(t, g))
 	return c, g
 }
 

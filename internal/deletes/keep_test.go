@@ -114,7 +114,7 @@ func TestDeleteIsKeptByOneNodeThatCan(t *testing.T) {
 			}
 			t.Cleanup(func() { second.Close() })
 		}
-		c.meta.Nodes[1].TCPAddr = mustServe(t, n.server())
+		c.meta.SetAddr(1, mustServe(t, n.server()))
 		if err := hh.Close(); err != nil { // it keeps nothing more
 			t.Fatal(err)
 		}

@@ -42,15 +42,17 @@ func TestNewNodeTellsOfDeletesThatRanBeforeIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 2, TCPAddr: addr})
+	c.meta.Add(cluster.Node{ID: 2, TCPAddr: addr})
 
 	fresh, learned, freshAddr := node(3)
-	c.meta.Nodes = append(c.meta.Nodes, cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
+	c.meta.Add(cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
 	told := make(map[uint64]bool)
 	if err := fresh.deletes.learn(t.Context(), told); err == nil || learned.Learned() {
 		t.Error("it has learned all, and a node has not answered:", err)
 	}
-	c.meta.Nodes = append(c.meta.Nodes[:1:1], cluster.Node{ID: 3, TCPAddr: freshAddr}) // 2 and 4 are gone
+	c.meta.Change(func(nodes []cluster.Node) []cluster.Node { // 2 and 4 are gone
+		return append(nodes[:1:1], cluster.Node{ID: 3, TCPAddr: freshAddr})
+	})
 	if err := fresh.deletes.learn(t.Context(), told); err != nil || !learned.Learned() {
 		t.Error("it has not learned all:", err)
 	}

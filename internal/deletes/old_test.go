@@ -15,7 +15,7 @@ func TestDeletesReachNodesOfTheVersionBefore(t *testing.T) {
 	c := newTestCluster(t, "ok", "down", "down")
 	c.stores[1] = mustStore(t)
 	other := mustOpen(t, c.newNode(t, 2))
-	c.meta.Nodes[1].TCPAddr = mustServe(t, other.server().oldServer)
+	c.meta.SetAddr(1, mustServe(t, other.server().oldServer))
 	c.meta.Owners = []uint64{1, 2}
 	w, _ := c.withHandoff(t, 5*time.Second)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1\nleft v=1 1")); err != nil {

@@ -44,7 +44,7 @@ func testNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T, first func(*testi
 	c.stores[1] = mustStore(t)
 	other := mustOpen(t, c.newNode(t, 2))
 	slow := &slowDelete{other.server(), make(chan struct{})}
-	c.meta.Nodes[1].TCPAddr = mustServe(t, slow)
+	c.meta.SetAddr(1, mustServe(t, slow))
 	w := first(t, c)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)

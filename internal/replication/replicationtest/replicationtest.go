@@ -8,6 +8,7 @@ import (
 	"net"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,8 @@ const (
 
 // Meta is the metadata of one database with one shard.
 type Meta struct {
+	mu sync.Mutex // guards Nodes where Change is used
+
 	Nodes    []cluster.Node
 	Owners   []uint64
 	Duration time.Duration
@@ -96,10 +99,32 @@ func (m *Meta) CreateShardGroup(_, _ string, t time.Time) (*emeta.ShardGroupInfo
 
 // DataNodes are all nodes.
 func (m *Meta) DataNodes() []cluster.Node {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.Lost {
 		return nil
 	}
 	return m.Nodes
+}
+
+// Change changes Nodes while parts of a node that is open may ask for them.
+func (m *Meta) Change(fn func([]cluster.Node) []cluster.Node) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.Nodes = fn(slices.Clone(m.Nodes))
+}
+
+// Add adds a node, as Change does.
+func (m *Meta) Add(n cluster.Node) {
+	m.Change(func(nodes []cluster.Node) []cluster.Node { return append(nodes, n) })
+}
+
+// SetAddr gives the node at a place of Nodes another address, as Change does.
+func (m *Meta) SetAddr(at int, addr string) {
+	m.Change(func(nodes []cluster.Node) []cluster.Node {
+		nodes[at].TCPAddr = addr
+		return nodes
+	})
 }
 
 // DataNode is one of them.
