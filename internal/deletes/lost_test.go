@@ -3,13 +3,18 @@ package deletes
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
+	"go.uber.org/zap"
 
+	"concord/internal/entropy/fieldindex"
+	"concord/internal/order"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
@@ -182,5 +187,38 @@ func unlist(t *testing.T, sh *tsdb.Shard, name string) {
 		if err := index.DropMeasurement([]byte(name)); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A delete that comes late may have failed here before this process was started. What the engine lost then is in files.
+func TestLateDeleteFindsWhatAnEarlierProcessLost(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	s := c.stores[0]
+	n := c.node(t)
+	path := filepath.Join(t.TempDir(), "clock")
+	for range 2 {
+		clock, err := order.OpenClock(path, time.Now, zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := clock.Close(); err != nil {
+			t.Fatal(err)
+		}
+		n.deletes.deps.Clock = clock
+	}
+	mustWrite(t, s, "cpu,host=a v=1 1000\ncpu,host=b v=1 1000")
+	mustSnapshot(t, s)
+	lose(t, s.Shard(shardID), "cpu,host=a")
+	r := &rpc.Delete{
+		Kind: rpc.Delete_DELETE_SERIES, Database: db, Id: "x", Statement: "DELETE FROM cpu WHERE time >= 1000",
+		Version: uint64(order.AtTime(time.Now().Add(-time.Hour))),
+	}
+	if err := n.deletes.runDelete(r, true); err != nil {
+		t.Fatal(err)
+	}
+	lost, err := fieldindex.FindLost(s.Shard(shardID), func(string) bool { return true }, true)
+	if err != nil || lost.Len() != 0 || count(t, s, "cpu") != 0 {
+		t.Errorf("%d series are there still, without being listed; %d points are found: %v", lost.Len(), count(t, s, "cpu"), err)
 	}
 }

@@ -254,8 +254,10 @@ func (d *Service) execute(r *rpc.Delete) error {
 	}
 	defer end()
 	defer d.turn(r)() // now: BeginDelete has a time limit, which waiting for a turn must not use up
-	// When an earlier run failed, points of the series that it lost may be in files by now.
+	// When an earlier run failed, points of the series that it lost may be in files by now. It may have failed before this
+	// process was started.
 	_, failed := d.failedRuns.LoadOrStore(r.Id, nil)
+	failed = failed || order.Version(r.Version) <= d.deps.Clock.Opened()
 	err = execute(d.deps.Store.Store, r, func(flushed map[*tsdb.Shard]bool) (lost int, err error) {
 		return d.keepSeries(r, func(sh *tsdb.Shard) bool { return failed || flushed[sh] })
 	})
