@@ -44,7 +44,7 @@ func (n *Node) newDeletes() error {
 		Clock: n.order.Clock, Journal: n.order.Journal, Timeout: n.writer.WriteTimeout,
 		Missed: func(node, shard uint64) { n.missed(node, shard, true) },
 		Lost:   func(node uint64) { n.lost(node, handoff.WholeDatabase) },
-		Lacks:  n.copies.Missed, Failed: n.disk.StallAll, Log: n.log,
+		Lacks:  n.copies.Missed, Failed: n.disk.StallAll, Ready: n.disk.Ready, Log: n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.Ran = n.handoff, n.ran

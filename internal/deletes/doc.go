@@ -58,7 +58,9 @@
 //     and in the journal of versions. From b to d, hinted handoff keeps the newer points on disk, also those that are
 //     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
 //     While c runs, no shard of the database is closed, for it is removed or its disk was full: the two would use the
-//     engine of a shard at the same time (the gate of package drops). Where a shard is closed, c fails after a while.
+//     engine of a shard at the same time (the gate of package drops). Where a shard is closed, c fails after a while. It
+//     fails at once where a shard waits to be opened anew after a full disk: the points that an earlier run took from
+//     memory are in its files still.
 //     Deletes of the same measurement run c one after the other (turns): the engine cannot do both at once.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
 //     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete

@@ -2,6 +2,7 @@ package deletes
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -139,5 +140,23 @@ func TestLateDeleteFromBeforeWhatIsKnownLeavesCopiesNotWhole(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// A delete does not run while the store is not what is on disk. It runs again later.
+func TestDeleteWaitsUntilTheStoreIsReady(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	n := c.node(t)
+	mustWrite(t, c.stores[0], "m v=1 1")
+	full := errors.New("a shard waits to be opened anew")
+	n.deletes.deps.Ready = func(string) error { return full }
+	r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x", Version: 7}
+	if err := n.deletes.runDelete(r, true); !errors.Is(err, full) || count(t, c.stores[0], "m") != 1 {
+		t.Errorf("%d points are left: %v", count(t, c.stores[0], "m"), err)
+	}
+	n.deletes.deps.Ready = func(string) error { return nil }
+	if err := n.deletes.runDelete(r, true); err != nil || count(t, c.stores[0], "m") != 0 {
+		t.Errorf("%d points are left: %v", count(t, c.stores[0], "m"), err)
 	}
 }

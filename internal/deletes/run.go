@@ -153,6 +153,9 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 			d.deps.Failed(r.Database, err)
 		}
 	}()
+	if err := d.deps.Ready(r.Database); err != nil {
+		return err
+	}
 	if r.Version == 0 { // it is of a node without versions
 		r.Version, r.Unversioned = uint64(d.deps.Clock.Next()), true
 	}

@@ -83,6 +83,7 @@ type Deps struct {
 	// Lacks is called for a shard of which this node's copy may lack writes that other owners have.
 	Lacks   func(shard uint64, why string)
 	Failed  func(db string, reason error) // is called when a delete could not run on the store
+	Ready   func(db string) error         // says why no delete may run on the store now, nil for nothing
 	Timeout time.Duration                 // of a message to a node, other than the one to run a delete
 	Log     *zap.Logger
 }

@@ -9,8 +9,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,6 +181,20 @@ func (s *Store) StallAll(db string, err error) {
 			s.Stall(sh.ID(), err)
 		}
 	}
+}
+
+// Ready returns ErrFull while a shard of a database waits to be opened anew. What the engine has of it in memory is not
+// what is in its files: a delete would find nothing there, and its points would come back with the files.
+func (s *Store) Ready(db string) error {
+	s.mu.Lock()
+	waiting := slices.Collect(maps.Keys(s.stalled))
+	s.mu.Unlock()
+	for _, id := range waiting {
+		if sh := s.Shard(id); sh == nil || sh.Database() == db { // the database of one that could not be opened is not known
+			return fmt.Errorf("shard %d: %w", id, ErrFull)
+		}
+	}
+	return nil
 }
 
 // await opens a shard anew as soon as there is space.

@@ -218,8 +218,14 @@ func TestShardGoesOnOnceThereIsSpace(t *testing.T) {
 	if err := write(t, s, "a", 0, 1); !errors.Is(err, ErrFull) {
 		t.Errorf("write to a shard that waits for space: %v", err)
 	}
+	if err, other := s.Ready("db"), s.Ready("other"); !errors.Is(err, ErrFull) || other != nil {
+		t.Errorf("deletes may run in its database: %v; in another one: %v", err, other)
+	}
 	empty()
 	await(t, "a write succeeds", func() bool { return write(t, s, "b", 0, 10) == nil })
+	if err := s.Ready("db"); err != nil {
+		t.Errorf("no delete may run once the shard is open: %v", err)
+	}
 	n := count(t, s)
 	if n < 20 || n > known+10 {
 		t.Errorf("%d points", n)
