@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"concord/internal/cluster"
 	"concord/internal/handoff"
 	"concord/internal/rpc"
 )
@@ -133,6 +134,11 @@ func TestDeleteIsKeptByOneNodeThatCan(t *testing.T) {
 		}
 		if err := w.deletes.DeleteMeasurement(db, "m"); err == nil || len(lost) != 0 {
 			t.Errorf("a delete that cannot be kept and does not run: lost for nodes %v, error %v", lost, err)
+		}
+		c.meta.Change(func(nodes []cluster.Node) []cluster.Node { return nodes[:2] })
+		w.deletes.deps.Ready = func(string) error { return errors.New("the disk is full") }
+		if err := w.deletes.DeleteMeasurement(db, "m"); err == nil || !slices.Equal(lost, []uint64{1}) {
+			t.Errorf("a delete that the other node ran and nobody keeps for this one: lost for nodes %v, error %v", lost, err)
 		}
 	}
 }

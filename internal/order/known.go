@@ -100,12 +100,6 @@ func (j *Journal) At(key Key) Point {
 	return p
 }
 
-// Certain returns Point.Certain of a field, and Point.Since.
-func (j *Journal) Certain(key Key) (v, since Version) {
-	p := j.At(key)
-	return p.Certain, p.Since
-}
-
 // Wrote returns with which version a field was written since the journal was opened, or is being written: underWay is
 // true then, and the engine may not have it yet. It is 0 when no such write is known. What was written before the
 // journal was opened does not count: the disk of the engine may be another one. Unsettled is for a file that cannot be

@@ -19,8 +19,8 @@ func TestCertain(t *testing.T) {
 	key := func(at int64) Key { return KeyOf(1, []byte("m"), "v", at) }
 	expect := func(what string, at int64, v, since Version) {
 		t.Helper()
-		if got, s := j.Certain(key(at)); got != v || s != since {
-			t.Errorf("%s: version %d, since %d, want %d and %d", what, got, s, v, since)
+		if got := j.At(key(at)); got.Certain != v || got.Since != since {
+			t.Errorf("%s: version %d, since %d, want %d and %d", what, got.Certain, got.Since, v, since)
 		}
 	}
 	expect("nothing", 1, 0, 10)
@@ -87,8 +87,8 @@ func TestVersionsBelowWhatWasForgottenAreNotCertain(t *testing.T) {
 		}
 		for at, want := range map[int64]Version{2: 0, 3: 30} {
 			key := KeyOf(1, []byte("m"), "x", at)
-			if v, since := j.Certain(key); v != want || since < 20 || since > 21 {
-				t.Errorf("%s: certain is %d since %d, want %d since 20 or 21", forgotten, v, since, want)
+			if at := j.At(key); at.Certain != want || at.Since < 20 || at.Since > 21 {
+				t.Errorf("%s: certain is %d since %d, want %d since 20 or 21", forgotten, at.Certain, at.Since, want)
 			}
 			if v, underWay := j.Wrote(key); v != want || underWay {
 				t.Errorf("%s: wrote %d, want %d", forgotten, v, want)

@@ -146,7 +146,7 @@ func TestFailedWriteHidesNoOlderOne(t *testing.T) {
 		write(t, j, 61, "m x=6 5")
 		write(t, j, 62, "m x=6 6")
 		for at, want := range map[int64]Version{1: Unsettled, 2: 50, 3: Unsettled} {
-			if v, _ := j.Certain(KeyOf(1, []byte("m"), "x", at)); v != want {
+			if v := j.At(KeyOf(1, []byte("m"), "x", at)).Certain; v != want {
 				t.Errorf("in files %v: the version of %d is %d, want %d", inFiles, at, v, want)
 			}
 		}
@@ -201,7 +201,7 @@ func TestWriteThatHangsHoldsOneGeneration(t *testing.T) {
 		t.Errorf("%d generations are in memory, want 2", n)
 	}
 	hangs.Done()
-	if v, _ := j.Certain(KeyOf(1, []byte("m"), "x", 1)); v != 1 {
+	if v := j.At(KeyOf(1, []byte("m"), "x", 1)).Certain; v != 1 {
 		t.Errorf("the version is %d, want 1", v)
 	}
 	write(t, j, 21, "m x=1 21")
@@ -224,14 +224,14 @@ func TestFailuresAreBounded(t *testing.T) {
 	fail(10, "m x=1 1")
 	write(t, j, 20, "m x=1 2")
 	key := KeyOf(1, []byte("m"), "x", 1)
-	if v, _ := j.Certain(key); v != Unsettled {
+	if v := j.At(key).Certain; v != Unsettled {
 		t.Errorf("version is %d, want %d", v, Unsettled)
 	}
 	if err := j.SetFloor(15); err != nil {
 		t.Fatal(err)
 	}
-	if v, since := j.Certain(key); v != 0 || since != 10 {
-		t.Errorf("version is %d since %d, want 0 since 10", v, since)
+	if at := j.At(key); at.Certain != 0 || at.Since != 10 {
+		t.Errorf("version is %d since %d, want 0 since 10", at.Certain, at.Since)
 	}
 	var f failures
 	for v := Version(1); v <= maxFailures+10; v++ {

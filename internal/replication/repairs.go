@@ -150,7 +150,7 @@ func (r Repairs) Versions(shard uint64, points []patch.Region) (patch.PointVersi
 		at := journal.At(order.KeyOf(shard, p.Series, p.Field, p.Min))
 		out.Versions[i], out.Written[i], out.Failed[i] = uint64(at.Certain), uint64(at.Written), uint64(at.Failed)
 		out.Since = max(out.Since, uint64(at.Since))
-		if at.Certain == order.Unsettled && at.Failed == order.Unsettled {
+		if at.Failed == order.Unsettled { // a file of the journal cannot be read
 			out.Forgot = patch.Unsettled
 		}
 	}
