@@ -63,7 +63,7 @@ func (n *Node) openStore() error {
 			return err
 		}
 	}
-	n.disk = fulldisk.New(n.cache, n.drops, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.log)
+	n.disk = fulldisk.New(n.cache, n.drops, []string{n.cfg.Data.Dir, n.cfg.Data.WALDir}, n.seams.Free, n.log)
 	n.onClose(n.disk.Close)
 	return nil
 }

@@ -119,6 +119,9 @@ type Seams struct {
 
 // New returns a data node that Open starts. cfg must be valid.
 func New(cfg *Config, version string, log *zap.Logger, seams Seams) *Node {
+	if seams.Free == nil {
+		seams.Free = fulldisk.Free
+	}
 	n := &Node{
 		cfg: cfg, version: version, seams: seams, started: time.Now(), load: &httpapi.Load{},
 		place: place{process: rand.Uint64() | 1, doubt: make(chan struct{}, 1)},

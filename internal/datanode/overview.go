@@ -16,7 +16,6 @@ import (
 	"concord/internal/entropy/local"
 	"concord/internal/entropy/service"
 	"concord/internal/eventlog"
-	"concord/internal/fulldisk"
 	"concord/internal/handoff"
 	"concord/internal/httpapi"
 	"concord/internal/rpc"
@@ -58,17 +57,13 @@ type overview struct {
 
 // newOverview makes it of parts that stay open as long as other nodes are answered.
 func (n *Node) newOverview(shards *shardcopy.Server, copies *local.Local) *overview {
-	o := &overview{
+	return &overview{
 		version: n.version, started: n.started, process: n.place.process,
 		dirs: []string{n.cfg.Data.Dir, n.cfg.Data.WALDir, n.cfg.Meta.Dir, n.cfg.HintedHandoff.Dir},
-		free: fulldisk.Free, store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards,
+		free: n.seams.Free, store: n.Store, load: n.load, events: &n.events, hints: n.handoff, shards: shards,
 		copies: copies,
 		tasks:  n.queries.executor.TaskManager, entropy: n.Entropy,
 	}
-	if n.seams.Free != nil {
-		o.free = n.seams.Free
-	}
-	return o
 }
 
 // Report tells what this node knows of itself.

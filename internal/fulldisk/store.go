@@ -51,8 +51,8 @@ type Store struct {
 	*writecache.Store
 	drops *drops.Store
 	log   *zap.Logger
-	dirs  []string                                         // of the data and of the WAL
-	free  func(dir string) (free, total uint64, err error) // seam
+	dirs  []string // of the data and of the WAL
+	free  func(dir string) (free, total uint64, err error)
 	ctx   context.Context
 	stop  context.CancelFunc
 	wg    sync.WaitGroup
@@ -64,10 +64,13 @@ type Store struct {
 }
 
 // New returns a store over an engine's store that is open. Shards are made through dropping, and not closed while it
-// removes them.
-func New(store *writecache.Store, dropping *drops.Store, dirs []string, log *zap.Logger) *Store {
+// removes them. The function free is Free, or what a test has for it.
+func New(
+	store *writecache.Store, dropping *drops.Store, dirs []string, free func(dir string) (free, total uint64, err error),
+	log *zap.Logger,
+) *Store {
 	s := &Store{
-		Store: store, drops: dropping, dirs: dirs, log: log.With(zap.String("service", "store")), free: Free,
+		Store: store, drops: dropping, dirs: dirs, log: log.With(zap.String("service", "store")), free: free,
 		stalled: make(map[uint64]bool), shut: make(map[uint64]*tsdb.Shard),
 	}
 	s.ctx, s.stop = context.WithCancel(context.Background())

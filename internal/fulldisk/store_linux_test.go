@@ -38,7 +38,7 @@ func mustOpen(t *testing.T, dir string) *Store {
 	}
 	folders := []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}
 	writes := writecache.Wrap(e, thresholds, zap.NewNop())
-	s := New(writes, drops.New(e, writes.Hold), folders, zap.NewNop())
+	s := New(writes, drops.New(e, writes.Hold), folders, Free, zap.NewNop())
 	t.Cleanup(func() { mustClose(t, s) })
 	return s
 }
