@@ -654,10 +654,10 @@ func rollBack(t *testing.T, kept bool) {
 	if len(stale) != 1 || stale[id] == 0 || since != beganAt {
 		t.Fatalf("stale copies: %v, since %d", stale, since)
 	}
-	if err := s.CaughtUp(map[uint64]uint64{id: stale[id] - 1}); err != nil || s.Lacks(id).Kind != Stale {
+	if err := s.CaughtUp(map[uint64]uint64{id: stale[id] - 1}, true); err != nil || s.Lacks(id).Kind != Stale {
 		t.Errorf("%v; deletes that were lost since are taken for run", err)
 	}
-	if err := s.CaughtUp(stale); err != nil || s.Lacks(id).Kind != Outdated || left(s) != 0 {
+	if err := s.CaughtUp(stale, true); err != nil || s.Lacks(id).Kind != Outdated || left(s) != 0 {
 		t.Errorf("%v; the copy is %+v", err, s.Lacks(id))
 	}
 }

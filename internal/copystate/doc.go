@@ -47,8 +47,12 @@
 // may then hold deleted points and old values: they are stale. What it kept for
 // others is set aside. It asks all nodes for the deletes that they remember
 // since the moment to which it went back, and runs them. From then on its
-// copies are outdated: they hold nothing that was deleted. A repair makes stale
-// and outdated copies anew from a copy that is right. Where there is none, it
-// merges outdated copies with the others, and waits until stale ones are
-// outdated.
+// copies are outdated: they hold nothing that was deleted. A repair makes them
+// anew from the other copies, where these have all that was acknowledged.
+// Elsewhere it merges them with the others. It waits while copies are stale,
+// and only beside a whole copy not for long.
+//
+// Copies are stale, too, when deletes are lost that were kept for their node.
+// Others ran these: the node asks them, and runs what it lacks. From then on
+// its copies lack what they lacked before, and some writes at most.
 package copystate

@@ -169,3 +169,56 @@ func TestWhatACopyLacksIsStoredLater(t *testing.T) {
 		})
 	}
 }
+
+// Of deletes that nobody keeps for a copy, other nodes know. When these have run on it, it lacks what it lacked before.
+func TestCopyThatLacksDeletesLacksNoMoreWhenTheyHaveRun(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	whole, missed, lost, outdated, rolledBack, old := w.addShard(1, 2), w.addShard(1, 2), w.addShard(1, 2),
+		w.addShard(1, 2), w.addShard(1, 2), w.addShard(1, 2)
+	w.knows(2, old)
+	s := w.nodes[2].s
+	set := func(id uint64, r record) {
+		t.Helper()
+		r.Gen = 1
+		if err := s.update(func(set func(uint64, record)) { set(id, r) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const since = 9
+	set(missed, record{Lacks: Missed})
+	set(lost, record{Lacks: Lost})
+	set(outdated, record{Lacks: Outdated})
+	set(rolledBack, record{Lacks: Stale, Since: since, After: Outdated})
+	set(old, record{Lacks: Stale}) // of a version that knew no other one
+	w.stop(2)
+	w.start(2)
+	s = w.nodes[2].s
+	s.Missed(allShards, "its deletes are lost")
+	s.Missed(whole, "it lacks a write, too")
+	s.Missed(outdated, "it lacks a write, too")
+	w.stop(2)
+	w.start(2)
+	s = w.nodes[2].s
+	for _, all := range []bool{true, false} {
+		stale, at := s.Stale()
+		if len(stale) != 6 || at != since {
+			t.Fatalf("%d copies may hold deleted points since %d: %v", len(stale), at, stale)
+		}
+		if err := s.CaughtUp(stale, all); err != nil {
+			t.Fatal(err)
+		}
+		for id, want := range map[uint64]Kind{
+			whole: Missed, missed: Missed, lost: Lost, outdated: Outdated, rolledBack: Outdated, old: Outdated,
+		} {
+			if !all {
+				want = Outdated
+			}
+			if got := s.Lacks(id); got.Kind != want {
+				t.Errorf("all have run: %t; copy %d lacks %+v, want %s", all, id, got, want)
+			}
+		}
+		s.Missed(allShards, "its deletes are lost once more")
+		set(rolledBack, record{Lacks: Stale, Since: since, After: Outdated})
+	}
+}

@@ -41,13 +41,30 @@ func (r *records) set(id uint64, one record) {
 	}
 }
 
-// lack adds to what a copy lacks.
+// lack adds to what a copy lacks. The kind is not Stale.
 func (r *records) lack(one *record, kind Kind, why string) {
 	r.gen++
 	one.Gen = r.gen
-	if kind.Worse(one.Lacks) {
+	switch {
+	case !kind.Worse(one.beside()):
+	case one.Lacks == Stale:
+		one.After = kind
+	default:
 		one.Lacks, one.Why = kind, why
 	}
+}
+
+// lackDeletes notes that deletes may not have run on a copy that other nodes may know. When these have run, it lacks
+// what it lacked before, and what after says.
+func (r *records) lackDeletes(one *record, after Kind, why string) {
+	if before := one.beside(); before.Worse(after) {
+		after = before
+	}
+	r.lack(one, after, why)
+	if one.Lacks != Stale {
+		one.Lacks, one.Why = Stale, why
+	}
+	one.After = after
 }
 
 // expect takes over for which shards writes wait.
@@ -98,7 +115,7 @@ func (l *ledger) Begin(id uint64) error {
 	return l.update(func(set func(uint64, record)) {
 		r, known := l.records.byShard[id]
 		// Once: a repair that runs brings what was lost, and begins the copy, too.
-		if lost := r.Had || !known && id <= l.folders.self.Newest; lost && Lost.Worse(r.Lacks) {
+		if lost := r.Had || !known && id <= l.folders.self.Newest; lost && Lost.Worse(r.beside()) {
 			l.records.lack(&r, Lost, "its node lost it, and has only what was written since")
 		}
 		r.Had = true
@@ -133,27 +150,33 @@ func (l *ledger) Whole(id, gen uint64) error {
 }
 
 // Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Deletes with versions
-// above since may not have run on them.
+// above since may not have run on them. When it is 0, only deletes that nobody keeps for them may not.
 func (l *ledger) Stale() (copies map[uint64]uint64, since uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id := range l.records.lacking {
 		if r := l.records.byShard[id]; r.Lacks == Stale {
 			if copies == nil {
-				copies, since = make(map[uint64]uint64), r.Since
+				copies = make(map[uint64]uint64)
 			}
-			copies[id], since = r.Gen, min(since, r.Since)
+			if copies[id] = r.Gen; since == 0 || r.Since != 0 && r.Since < since {
+				since = r.Since
+			}
 		}
 	}
 	return copies, since
 }
 
-// CaughtUp is called when all deletes that other nodes remember have run on copies that Stale returned.
-func (l *ledger) CaughtUp(stale map[uint64]uint64) error {
+// CaughtUp is called when the deletes that other nodes remember have run on copies that Stale returned. When these may
+// not be all, the copies are Outdated.
+func (l *ledger) CaughtUp(stale map[uint64]uint64, all bool) error {
 	return l.update(func(set func(uint64, record)) {
 		for id, gen := range stale {
 			if r := l.records.byShard[id]; r.Lacks == Stale && r.Gen == gen {
-				r.Lacks, r.Since = Outdated, 0
+				r.Lacks, r.Since, r.After = r.After, 0, ""
+				if !all {
+					r.Lacks = Outdated
+				}
 				set(id, r)
 			}
 		}
@@ -165,7 +188,7 @@ func (l *ledger) CaughtUp(stale map[uint64]uint64) error {
 func (l *ledger) Discarded(id, gen uint64) error {
 	return l.update(func(set func(uint64, record)) {
 		if r := l.records.byShard[id]; r.Lacks.Worse(Lost) && r.Gen == gen {
-			r.Lacks, r.Since = Lost, 0
+			r.Lacks, r.Since, r.After = Lost, 0, ""
 			set(id, r)
 		}
 	})
@@ -184,20 +207,19 @@ func (l *ledger) Doubt(why string) error {
 // then.
 func (l *ledger) missed(shards []uint64, why string) error {
 	err := l.update(func(set func(uint64, record)) {
-		mark := func(id uint64, kind Kind) {
-			r := l.records.byShard[id]
-			l.records.lack(&r, kind, why)
-			set(id, r)
-		}
 		st := l.meta.State()
 		owned := l.owned(st)
 		for _, id := range shards {
 			if id == allShards {
 				for id := range owned {
-					mark(id, Outdated)
+					r := l.records.byShard[id]
+					l.records.lackDeletes(&r, Missed, why)
+					set(id, r)
 				}
 			} else if owned[id] || id > st.Data.MaxShardID {
-				mark(id, Missed)
+				r := l.records.byShard[id]
+				l.records.lack(&r, Missed, why)
+				set(id, r)
 			}
 		}
 	})
@@ -214,11 +236,10 @@ func (l *ledger) rolledBack(since uint64) error {
 	return l.update(func(set func(uint64, record)) {
 		for id := range l.owned(l.meta.State()) {
 			r := l.records.byShard[id]
-			if r.Lacks != Stale {
+			if r.Since == 0 || since < r.Since {
 				r.Since = since
 			}
-			r.Since = min(r.Since, since)
-			l.records.lack(&r, Stale, "the folders of its node are older than they were")
+			l.records.lackDeletes(&r, Outdated, "the folders of its node are older than they were")
 			set(id, r)
 		}
 	})

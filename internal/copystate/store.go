@@ -60,9 +60,11 @@ const (
 	Missed Kind = "missed" // writes: what the copy has is right, and merged with the others
 	Lost   Kind = "lost"   // all that was written before the disk or the shard was lost
 	// Outdated lacks writes, of which some replaced what the copy has, or deletes that nobody knows any more: it is
-	// made anew of a copy that is right, if there is one, and else merged with the others.
+	// made anew of the other copies, if these surely have what it has, and else merged with them.
 	Outdated Kind = "outdated"
-	Stale    Kind = "stale" // as Outdated, and other nodes know the deletes: it is not merged before they have run on it
+	// Stale lacks deletes that other nodes may know: it is not merged before they have run on it. Then it lacks what
+	// record.After says.
+	Stale Kind = "stale"
 )
 
 // Worse reports whether a copy of this kind lacks more than one of the other.
@@ -76,7 +78,18 @@ type record struct {
 	Lacks Kind   `json:"lacks,omitempty"` // empty when nothing is known to be missing
 	Why   string `json:"why,omitempty"`   // for people
 	Gen   uint64 `json:"gen,omitempty"`   // of Lacks: another for each time that something was missed
-	Since uint64 `json:"since,omitempty"` // of Stale: deletes with versions above it may not have run on the copy
+	// Of Stale: deletes with versions above Since may not have run on the copy. It is 0 when that is not known: these
+	// are the deletes that nobody keeps for it.
+	Since uint64 `json:"since,omitempty"`
+	After Kind   `json:"after,omitempty"` // of Stale: what it lacks when the deletes have run on it
+}
+
+// beside is what the copy lacks, but for deletes that other nodes may know.
+func (r record) beside() Kind {
+	if r.Lacks == Stale {
+		return r.After
+	}
+	return r.Lacks
 }
 
 // state is all that is on disk.
@@ -196,6 +209,12 @@ func decodeRecord(v []byte) (record, error) {
 	}
 	if _, ok := severity[r.Lacks]; !ok {
 		return r, fmt.Errorf("unknown kind %q", r.Lacks)
+	}
+	if _, ok := severity[r.After]; !ok || r.After == Stale {
+		return r, fmt.Errorf("unknown kind %q after its deletes", r.After)
+	}
+	if r.Lacks == Stale && r.After == "" { // it is of a version that had only this one
+		r.After = Outdated
 	}
 	return r, nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"concord/internal/cluster"
 	"concord/internal/deletes"
 	"concord/internal/handoff"
 	"concord/internal/order"
@@ -72,11 +73,16 @@ func (n *Node) keepCatchingUp(ctx context.Context) {
 			continue
 		}
 		var err error
-		if since != 0 { // else a version that did not note it found out
+		if since != 0 {
 			err = n.deletes.CatchUp(ctx, order.Version(since))
 		}
+		all := false
 		if err == nil {
-			err = n.copies.CaughtUp(stale)
+			away := n.copies.Away()
+			all, err = n.deletes.RunMissed(ctx, func(node cluster.Node) bool { return away[node.TCPAddr] > 0 })
+		}
+		if err == nil {
+			err = n.copies.CaughtUp(stale, all)
 		}
 		switch {
 		case ctx.Err() != nil:

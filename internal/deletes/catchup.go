@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"concord/internal/cluster"
@@ -33,6 +35,45 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	return d.fromAll(ctx, nodes, catchUpTimeout, func(ctx context.Context, n cluster.Node) error {
 		return d.catchUpFrom(ctx, n, since, every)
 	})
+}
+
+// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. Nodes that are away
+// need not answer. What they keep for this node comes when they are back, and if they have lost it by then, this node
+// hears of that. But more than half of all nodes must answer, since so many heard of each delete.
+//
+// It does not run those that are older than what the journal has forgotten, as their newer points would go. Then all is
+// false.
+func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (all bool, err error) {
+	if d.deps.Ran == nil {
+		return false, nil
+	}
+	others, err := d.others()
+	if err != nil {
+		return false, err
+	}
+	nodes := slices.DeleteFunc(slices.Clone(others), away)
+	if left := len(others) - len(nodes); 2*left > len(others) {
+		return false, fmt.Errorf("%d of %d other data nodes are away", left, len(others))
+	}
+	forgot, mine, older := d.deps.Journal.Forgot(), d.mine(), new(atomic.Bool)
+	missed := func(r *rpc.Delete) bool {
+		switch {
+		case !mine(r) || d.ran(r.Id):
+			return false
+		case order.Version(r.Version) <= forgot:
+			older.Store(true)
+			return false
+		}
+		return true
+	}
+	err = d.fromAll(ctx, nodes, catchUpTimeout, func(ctx context.Context, n cluster.Node) error {
+		err := d.catchUpFrom(ctx, n, d.deps.Ran.Began(), missed)
+		if isOld(err) {
+			return nil // it is of a version that tells nobody what it ran
+		}
+		return err
+	})
+	return !older.Load(), err
 }
 
 // fromAll does something with all nodes, and returns an error that names those with which it failed.

@@ -15,8 +15,8 @@
 //     What it takes too much: series of which other points are written meanwhile (lost.go). Compactions of an
 //     index that would wait for a delete, and it for them, wait until it ends (compactions.go).
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
-//     for what their logs have (catchup.go). So do all nodes when a delete may be half run (halfrun.go). A new node
-//     takes over what the logs of the others have (learn.go).
+//     for what their logs have (catchup.go). So do nodes that lack a delete which nobody keeps for them, and all nodes
+//     when a delete may be half run (halfrun.go). A new node takes over what the logs of the others have (learn.go).
 //   - covering reports whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
 //
 // # The messages

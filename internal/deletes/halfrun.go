@@ -148,9 +148,7 @@ func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
 	if err != nil {
 		return err
 	}
-	self := d.deps.Meta.NodeID()
 	since := max(d.deps.Journal.Forgot(), d.deps.Ran.Began())
-	mine := func(r *rpc.Delete) bool { return slices.Contains(r.Nodes, self) }
 	return d.fromAll(ctx, nodes, askTimeout, func(ctx context.Context, n cluster.Node) error {
 		p, err := d.peer(n)
 		if err != nil {
@@ -164,9 +162,15 @@ func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
 				return err
 			}
 		}
-		if err = d.catchUpFrom(ctx, n, since, mine); isOld(err) {
+		if err = d.catchUpFrom(ctx, n, since, d.mine()); isOld(err) {
 			return nil // it is of a version that tells nobody what it ran
 		}
 		return err
 	})
+}
+
+// mine reports of a delete whether this node was in the cluster when it began.
+func (d *Service) mine() func(*rpc.Delete) bool {
+	self := d.deps.Meta.NodeID()
+	return func(r *rpc.Delete) bool { return slices.Contains(r.Nodes, self) }
 }

@@ -2,6 +2,8 @@ package deletes
 
 import (
 	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/order"
+	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
 
@@ -88,6 +91,72 @@ func TestDeleteIsFinishedWhenItsCoordinatorCrashed(t *testing.T) {
 	}
 }
 
+// A node runs the deletes that nobody keeps for it, without hearing of nodes that are away. It does not run those of
+// which it has forgotten what is newer.
+func TestNodeRunsWhatNobodyKeepsForIt(t *testing.T) {
+	t.Parallel()
+	c, nodes := twoNodes(t)
+	ran, lacks := nodes[0], nodes[1]
+	await(t, "it has heard which deletes ran before", func() bool { changes, _ := lacks.halfRun.look(); return changes == 0 })
+	c.meta.Add(cluster.Node{ID: 3, TCPAddr: replicationtest.Down})
+	away := func(ids ...uint64) func(cluster.Node) bool {
+		return func(n cluster.Node) bool { return slices.Contains(ids, n.ID) }
+	}
+	run := func(r *rpc.Delete) {
+		t.Helper()
+		if err := ran.deletes.runOnce(r, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(dropOf(ran, "m", "missed", 1, 2))
+	run(dropOf(ran, "mem", "before it joined", 1))
+	if _, err := lacks.deletes.RunMissed(t.Context(), away()); err == nil || !strings.Contains(err.Error(), replicationtest.Down) {
+		t.Errorf("%v, want an error that names the node that did not answer", err)
+	}
+	if _, err := lacks.deletes.RunMissed(t.Context(), away(1, 3)); err == nil {
+		t.Error("no other node has to answer")
+	}
+	all, err := lacks.deletes.RunMissed(t.Context(), away(3))
+	if err != nil || !all {
+		t.Errorf("all: %t, %v", all, err)
+	}
+	if got := values(t, c.stores[1], "m"); len(got) != 0 || !lacks.deletes.ran("missed") {
+		t.Errorf("the delete did not run: there is %v", got)
+	}
+	if got := count(t, c.stores[1], "mem"); got != 1 || lacks.deletes.ran("before it joined") {
+		t.Error("a delete ran that is not for this node")
+	}
+
+	old := dropOf(ran, "mem", "old", 1, 2)
+	run(old)
+	j, err := order.OpenJournal(order.JournalConfig{Dir: t.TempDir(), MaxKeys: 1, Log: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { j.Close() })
+	forget(t, j, order.Version(old.Version+1))
+	lacks.deletes.deps.Journal = j
+	all, err = lacks.deletes.RunMissed(t.Context(), away(3))
+	if err != nil || all || lacks.deletes.ran("old") || count(t, c.stores[1], "mem") != 1 {
+		t.Errorf("all: %t, %v; the delete ran: %t", all, err, lacks.deletes.ran("old"))
+	}
+}
+
+// forget has a journal with MaxKeys 1 forget a write of a version.
+func forget(t *testing.T, j *order.Journal, v order.Version) {
+	t.Helper()
+	for i, lines := range []string{"m v=1 1", "other v=1 1"} {
+		_, w, err := j.Begin(shardID, v+order.Version(i), mustPoints(t, lines), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Done()
+	}
+	if err := j.SetFloor(v + 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A delete whose coordinator was started anew runs no more: other nodes may have asked already what ran.
 func TestLateMessageOfACrashedCoordinatorRunsNothing(t *testing.T) {
 	t.Parallel()
@@ -160,15 +229,8 @@ func TestDeletesFromBeforeWhatIsKnownAreNotFinishedAfterARestart(t *testing.T) {
 	if forgot := j.Forgot(); forgot >= order.Version(r.Version) {
 		t.Fatalf("version %d is forgotten before the delete %d", forgot, r.Version)
 	}
-	newer := order.Version(r.Version + 1)
-	for i, lines := range []string{"m v=1 1", "other v=1 1"} {
-		_, w, err := j.Begin(shardID, newer+order.Version(i), mustPoints(t, lines), false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		w.Done()
-	}
-	if err := errors.Join(j.SetFloor(newer+1), j.Close()); err != nil {
+	forget(t, j, order.Version(r.Version+1))
+	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
 	lacks.deletes.deps.Journal = open()

@@ -90,6 +90,10 @@ func TestCopiedShardLosesNothing(t *testing.T) {
 			from = n
 		}
 	}
+	// On a busy machine a repair may have found the new shard missing, and begun to make it from files.
+	if err := c.Wait(ctx, func() bool { return c.Data[place(c, from.ID)].Unfit(ctx, sh.ID) == "" }); err != nil {
+		t.Fatal("the copy to be copied never became whole:", err)
+	}
 	stop, done := make(chan struct{}), make(chan int)
 	go func() {
 		n := 0

@@ -42,6 +42,9 @@ func (s ShardState) Whole() bool {
 	return s.Healthy() && s.Lack.Kind == "" && len(s.Waiting) == 0 && s.Beginning != copystate.FromFiles
 }
 
+// Older reports whether the copy may hold deleted points, or old values.
+func (s ShardState) Older() bool { return s.Exists && s.Lack.Kind.Worse(copystate.Lost) }
+
 // Right reports whether what the copy has is what it should have, although it may lack some writes.
 func (s ShardState) Right() bool { return s.Healthy() && !s.Lack.Kind.Worse(copystate.Missed) }
 

@@ -222,6 +222,22 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 	return slices.Concat(copies[first:equal], copies[:first], copies[equal:])
 }
 
+// Replaces reports whether the one copy that is Older can be made anew of the others, although none of them is whole:
+// all other owners take part, and their copies lack no more than some writes. What more than half of the owners have
+// acknowledged, one of them has. With two such copies, a write may be in these alone.
+func (s Set) Replaces() bool {
+	older := 0
+	for _, c := range s.Copies {
+		switch {
+		case c.State.Older():
+			older++
+		case !c.State.Right() || c.State.Beginning == copystate.FromFiles:
+			return false
+		}
+	}
+	return s.Complete() && older == 1
+}
+
 // Doubtful are the copies that have no vote about which value is right. These are the copies that lack something, and
 // those that were made of another owner's files: with two votes, what a minority holds would become the majority. When
 // all copies are in doubt, those that only lack writes have a vote, if they are two or more. Otherwise all have one that

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"concord/internal/cluster"
 	"concord/internal/copystate"
 	"concord/internal/entropy"
 )
@@ -34,6 +35,36 @@ func TestDoubtful(t *testing.T) {
 		}
 		if got := s.Doubtful(); !slices.Equal(got, tt.want) {
 			t.Errorf("of %+v those are in doubt: %v, want %v", tt.states, got, tt.want)
+		}
+	}
+}
+
+// A copy is made anew of others that are not whole only where a write that a majority has acknowledged is in these.
+func TestReplaces(t *testing.T) {
+	t.Parallel()
+	whole := entropy.ShardState{Version: entropy.Version{Exists: true}}
+	missed, lost, outdated, made := whole, whole, whole, whole
+	missed.Lack.Kind, lost.Lack.Kind, outdated.Lack.Kind = copystate.Missed, copystate.Lost, copystate.Outdated
+	made.Beginning = copystate.FromFiles
+	for _, tt := range []struct {
+		states []entropy.ShardState
+		owners int
+		want   bool
+	}{
+		{[]entropy.ShardState{missed, outdated, missed}, 3, true},
+		{[]entropy.ShardState{outdated, missed}, 2, true},
+		{[]entropy.ShardState{missed, outdated}, 3, false},           // a third is away
+		{[]entropy.ShardState{missed, outdated, lost}, 3, false},     // the third may have had what the first missed
+		{[]entropy.ShardState{missed, outdated, outdated}, 3, false}, // as here
+		{[]entropy.ShardState{missed, outdated, made}, 3, false},     // and what it was made of may have missed it
+		{[]entropy.ShardState{missed, outdated, {}}, 3, false},
+	} {
+		s := Set{Shard: cluster.Shard{Owners: make([]uint64, tt.owners)}}
+		for _, state := range tt.states {
+			s.Copies = append(s.Copies, Copy{State: state})
+		}
+		if got := s.Replaces(); got != tt.want {
+			t.Errorf("of %d owners the copies are %+v: %t, want %t", tt.owners, tt.states, got, tt.want)
 		}
 	}
 }

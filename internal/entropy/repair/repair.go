@@ -46,6 +46,10 @@ type Deps struct {
 	Suspect    func(shard uint64) // has a shard checked again soon
 }
 
+// staleTries is after how many failed attempts a copy that may hold deleted points is made anew of a whole one, without
+// the deletes having run on it.
+const staleTries = 3
+
 // maxOvertaken is how often a repair starts over because a delete came.
 const maxOvertaken = 20
 
@@ -175,24 +179,30 @@ func (r *Repair) setAside(ctx context.Context) (any bool, err error) {
 	return any, nil
 }
 
-// makeAnew removes copies that may hold deleted or old points, when they differ from the others and what another copy
-// holds is right: a merge would bring these points back everywhere. They are then missing, and filled. The other copy
-// may lack some writes.
+// makeAnew removes copies that may hold deleted or old points, when they differ from the others: a merge would bring
+// these points back everywhere. They are then missing, and filled. It does so only where the other copies have all that
+// was acknowledged: see copies.Set.Replaces. Elsewhere they are merged.
 //
-// Where no copy is right, they are merged, but not before all deletes ran on them that other nodes remember.
+// Before it does either, it waits for the deletes that other nodes remember and that have not run on them: often
+// nothing is wrong with a copy then. It does not wait for long beside a whole copy.
 func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
-	stale := func(st entropy.ShardState) bool { return st.Exists && st.Lack.Kind.Worse(copystate.Lost) }
-	if !r.set.Any(stale) {
+	if !r.set.Any(entropy.ShardState.Older) {
 		return false, nil
 	}
-	if !r.set.Any(entropy.ShardState.Right) {
-		return false, r.mergeable()
+	whole := r.set.Any(entropy.ShardState.Whole)
+	if !whole || r.attempts < staleTries {
+		if err := r.caughtUp(); err != nil {
+			return false, err
+		}
+	}
+	if !whole && !r.set.Replaces() {
+		return false, nil
 	}
 	if equal, err := r.set.EqualRoots(ctx, entropy.Everything); err != nil || equal {
 		return false, err
 	}
 	for _, c := range r.set.Copies {
-		if !stale(c.State) {
+		if !c.State.Older() {
 			continue
 		}
 		if err := c.Replica.Discard(ctx, r.id, c.State.Lack.Gen); err != nil {
@@ -204,12 +214,12 @@ func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
 	return true, nil
 }
 
-// mergeable returns an error while a copy may hold deleted points.
-func (r *Repair) mergeable() error {
+// caughtUp returns an error while deletes may not have run on a copy that other nodes remember.
+func (r *Repair) caughtUp() error {
 	for _, c := range r.set.Copies {
 		if c.State.Exists && c.State.Lack.Kind == copystate.Stale {
-			return fmt.Errorf("the copy of shard %d on %s may hold deleted points, and no other copy is known to be right: "+
-				"it waits until all data nodes have told %[2]s which deletes it missed", r.id, c.TCPAddr)
+			return fmt.Errorf("the copy of shard %d on %s may hold deleted points: "+
+				"it waits until the other data nodes have told %[2]s which deletes it missed", r.id, c.TCPAddr)
 		}
 	}
 	return nil

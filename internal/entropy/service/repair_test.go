@@ -108,6 +108,78 @@ func TestRepair(t *testing.T) {
 	})
 }
 
+// A copy that may hold deleted points is not merged as it is. It is made anew where that loses nothing.
+func TestRepairOfOlderCopies(t *testing.T) {
+	t.Parallel()
+	lacks := func(c *nodes, kinds ...copystate.Kind) {
+		for i, kind := range kinds {
+			r := c.Replicas[uint64(i+1)]
+			r.Change(func() { r.Shards[1].Lack = copystate.Lack{Kind: kind, Gen: 1} })
+		}
+	}
+	const missed, outdated, stale = copystate.Missed, copystate.Outdated, copystate.Stale
+	for _, tt := range []struct {
+		name  string
+		lacks []copystate.Kind
+		want  bool // the point that only the third has is on all at the end
+	}{
+		{"a whole copy replaces it", []copystate.Kind{"", missed, outdated}, false},
+		{"two that lack writes have what a majority has acknowledged", []copystate.Kind{missed, missed, outdated}, false},
+		{"two older ones may have a write alone", []copystate.Kind{missed, outdated, outdated}, true},
+		{"the second one may have had it", []copystate.Kind{missed, copystate.Lost, outdated}, true},
+	} {
+		bubble(tt.name, t, func(t *testing.T, c *nodes) {
+			s := mustOpen(t, c, nil)
+			c.WriteAll(1, old(), 1.0)
+			c.Replicas[3].Write(1, "cpu,host=third", "value", old(), 2.0)
+			lacks(c, tt.lacks...)
+			pass(2 * time.Minute)
+			mustRepair(t, s, 1)
+			for id, r := range c.Replicas {
+				if got := strings.Contains(r.Dump(1), "third"); got != tt.want {
+					t.Errorf("owner %d has the point: %t, want %t", id, got, tt.want)
+				}
+			}
+		})
+	}
+	bubble("it waits for the deletes that it missed", t, func(t *testing.T, c *nodes) {
+		s := mustOpen(t, c, nil)
+		c.WriteAll(1, old(), 1.0)
+		c.Replicas[3].Write(1, "cpu,host=third", "value", old(), 2.0)
+		before := c.Replicas[3].Dump(1)
+		lacks(c, missed, missed, stale)
+		pass(2 * time.Minute)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Hour)
+		if got := c.Replicas[3].Dump(1); got != before || c.Replicas[1].Dump(1) == before {
+			t.Errorf("owner 3 has %s, want %s", got, before)
+		}
+		lacks(c, missed, missed, missed) // they have run
+		pass(10 * time.Minute)
+		synctest.Wait()
+		if got := c.Replicas[1].Dump(1); got != before {
+			t.Errorf("owner 1 has %s, want %s", got, before)
+		}
+	})
+	bubble("beside a whole copy it does not wait for long", t, func(t *testing.T, c *nodes) {
+		s := mustOpen(t, c, nil)
+		c.WriteAll(1, old(), 1.0)
+		c.Replicas[3].Write(1, "cpu,host=third", "value", old(), 2.0)
+		lacks(c, "", missed, stale)
+		pass(2 * time.Minute)
+		if err := s.Repair(t.Context(), 1); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Minute)
+		synctest.Wait()
+		if got, want := c.Replicas[3].Dump(1), c.Replicas[1].Dump(1); got != want || strings.Contains(got, "third") {
+			t.Errorf("owner 3 has %s, want %s", got, want)
+		}
+	})
+}
+
 func TestRepairOfMissingCopies(t *testing.T) {
 	t.Parallel()
 	bubble("a missing shard comes back automatically", t, func(t *testing.T, c *nodes) {
