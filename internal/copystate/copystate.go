@@ -97,6 +97,7 @@ type Order struct {
 	Timeout time.Duration
 	// Began is a version that this node had reached when its folders were written last; 0 for not known.
 	Began uint64
+	Now   func() uint64 // the version of now
 }
 
 // Events are told to the other parts of this node.

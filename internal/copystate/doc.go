@@ -49,10 +49,11 @@
 // since the moment to which it went back, and runs them. From then on its
 // copies are outdated: they hold nothing that was deleted. A repair makes them
 // anew from the other copies, where these have all that was acknowledged.
-// Elsewhere it merges them with the others. It waits while copies are stale,
-// and only beside a whole copy not for long.
+// Elsewhere it merges them with the others, when all owners are there. It waits
+// while copies are stale, and not for long where others replace them.
 //
 // Copies are stale, too, when deletes are lost that were kept for their node.
 // Others ran these: the node asks them, and runs what it lacks. From then on
-// its copies lack what they lacked before, and some writes at most.
+// its copies lack what they lacked before, and some writes at most. When it
+// cannot run all of them, its copies are outdated.
 package copystate

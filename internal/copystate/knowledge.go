@@ -166,6 +166,14 @@ func (k *knowledge) Lacks(id uint64) Lack {
 	return Lack{r.Lacks, r.Why, r.Gen}
 }
 
+// MadeAnew is a version of this node's clock from before its copy of a shard was made anew the last time; 0 for never.
+// What the other owners had by then came without versions.
+func (k *knowledge) MadeAnew(id uint64) uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.records.byShard[id].Anew
+}
+
 // Lacking reports whether any copy of this node lacks something.
 func (k *knowledge) Lacking() bool {
 	k.mu.Lock()

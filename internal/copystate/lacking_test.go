@@ -222,3 +222,36 @@ func TestCopyThatLacksDeletesLacksNoMoreWhenTheyHaveRun(t *testing.T) {
 		set(rolledBack, record{Lacks: Stale, Since: since, After: Outdated})
 	}
 }
+
+// A node remembers when its copy was made anew, also when the copy is whole: a delete that comes later and is older
+// may take points of it that are newer.
+func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id, other := w.addShard(1, 2), w.addShard(1, 2)
+	w.knows(2, other)
+	s := w.nodes[2].s
+	version := uint64(5)
+	s.version = func() uint64 { version++; return version }
+	if err := s.Copied(id); err != nil {
+		t.Fatal(err)
+	}
+	w.change(2, func(n *node) { n.has[id] = true })
+	if err := s.Whole(id, s.Lacks(id).Gen); err != nil {
+		t.Fatal(err)
+	}
+	w.stop(2)
+	w.start(2)
+	s = w.nodes[2].s
+	if got := s.MadeAnew(id); got != 6 || s.Lacks(id).Kind != "" {
+		t.Errorf("the copy was made anew at %d, want 6; it lacks %+v", got, s.Lacks(id))
+	}
+	if got := s.MadeAnew(other); got != 0 {
+		t.Errorf("a copy that was never lost was made anew at %d", got)
+	}
+	s.version = func() uint64 { return 9 }
+	s.Missed(allShards, "its deletes are lost")
+	if err := s.Discarded(other, s.Lacks(other).Gen); err != nil || s.MadeAnew(other) != 9 || s.Lacks(other).Kind != Lost {
+		t.Errorf("%v; the copy was made anew at %d, and lacks %+v", err, s.MadeAnew(other), s.Lacks(other))
+	}
+}

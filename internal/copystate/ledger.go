@@ -15,6 +15,7 @@ type ledger struct {
 	dataDir string
 	engine  Engine
 	found   func(shard uint64) // Events.Found
+	version func() uint64      // Order.Now; mu must not be held: the clock may wait for a disk
 	log     *zap.Logger
 
 	store   *store
@@ -31,8 +32,11 @@ func openLedger(deps Deps, log *zap.Logger) (*ledger, error) {
 	}
 	l := &ledger{
 		knowledge: newKnowledge(deps.Meta, deps.Hints.Owed, st), store: db,
-		dataDir: deps.DataDir, engine: deps.Engine, found: deps.Events.Found, log: log,
+		dataDir: deps.DataDir, engine: deps.Engine, found: deps.Events.Found, version: deps.Order.Now, log: log,
 		unsaved: make(shardSet),
+	}
+	if l.version == nil {
+		l.version = func() uint64 { return 0 }
 	}
 	if err := l.begin(deps.Order.Began); err != nil {
 		return nil, errors.Join(err, db.close())

@@ -112,11 +112,13 @@ func (r *records) forget(c *change) {
 // Begin is called before a write makes this node's copy of a shard. A copy that the node had before, or that others
 // may have had before this node's disk was new, lacks what was written earlier. It is on disk when Begin returns.
 func (l *ledger) Begin(id uint64) error {
+	now := l.version()
 	return l.update(func(set func(uint64, record)) {
 		r, known := l.records.byShard[id]
 		// Once: a repair that runs brings what was lost, and begins the copy, too.
 		if lost := r.Had || !known && id <= l.folders.self.Newest; lost && Lost.Worse(r.beside()) {
 			l.records.lack(&r, Lost, "its node lost it, and has only what was written since")
+			r.Anew = now
 		}
 		r.Had = true
 		set(id, r)
@@ -125,9 +127,10 @@ func (l *ledger) Begin(id uint64) error {
 
 // Copied is called before this node's copy of a shard is made of another's, which may get writes meanwhile.
 func (l *ledger) Copied(id uint64) error {
+	now := l.version()
 	return l.update(func(set func(uint64, record)) {
 		r := l.records.byShard[id]
-		r.Had = true
+		r.Had, r.Anew = true, now
 		if r.Lacks == "" {
 			l.records.lack(&r, Missed, "it was copied, and is not compared with the other copies yet")
 		}
@@ -145,7 +148,7 @@ func (l *ledger) Whole(id, gen uint64) error {
 			return
 		}
 		l.log.Info("A copy is whole again", zap.Uint64("db_shard_id", id), zap.String("before", r.Why))
-		set(id, record{Had: l.engine.Has(id)})
+		set(id, record{Had: l.engine.Has(id), Anew: r.Anew})
 	})
 }
 
@@ -177,6 +180,8 @@ func (l *ledger) CaughtUp(stale map[uint64]uint64, all bool) error {
 				if !all {
 					r.Lacks = Outdated
 				}
+				l.records.gen++ // it lacks something else: a repair that failed is tried at once
+				r.Gen = l.records.gen
 				set(id, r)
 			}
 		}
@@ -186,9 +191,10 @@ func (l *ledger) CaughtUp(stale map[uint64]uint64, all bool) error {
 // Discarded is called when a copy that was Outdated or Stale was removed: from now on it lacks what it had, and no
 // more.
 func (l *ledger) Discarded(id, gen uint64) error {
+	now := l.version()
 	return l.update(func(set func(uint64, record)) {
 		if r := l.records.byShard[id]; r.Lacks.Worse(Lost) && r.Gen == gen {
-			r.Lacks, r.Since, r.After = Lost, 0, ""
+			r.Lacks, r.Since, r.After, r.Anew = Lost, 0, "", now
 			set(id, r)
 		}
 	})
@@ -236,7 +242,7 @@ func (l *ledger) rolledBack(since uint64) error {
 	return l.update(func(set func(uint64, record)) {
 		for id := range l.owned(l.meta.State()) {
 			r := l.records.byShard[id]
-			if r.Since == 0 || since < r.Since {
+			if since != 0 && (r.Since == 0 || since < r.Since) {
 				r.Since = since
 			}
 			l.records.lackDeletes(&r, Outdated, "the folders of its node are older than they were")

@@ -78,10 +78,13 @@ type record struct {
 	Lacks Kind   `json:"lacks,omitempty"` // empty when nothing is known to be missing
 	Why   string `json:"why,omitempty"`   // for people
 	Gen   uint64 `json:"gen,omitempty"`   // of Lacks: another for each time that something was missed
-	// Of Stale: deletes with versions above Since may not have run on the copy. It is 0 when that is not known: these
-	// are the deletes that nobody keeps for it.
+	// Of Stale: deletes with versions above Since may not have run on the copy. It is 0 when that is not known, and for
+	// deletes that nobody keeps for it.
 	Since uint64 `json:"since,omitempty"`
 	After Kind   `json:"after,omitempty"` // of Stale: what it lacks when the deletes have run on it
+	// Anew is a version of the node's clock: what the copy had before it was lost. What the other owners had by then
+	// came without versions. It is 0 when the copy was never made anew.
+	Anew uint64 `json:"anew,omitempty"`
 }
 
 // beside is what the copy lacks, but for deletes that other nodes may know.

@@ -52,6 +52,14 @@ func (q *queues) says(to uint64) (clock, floor, underWay uint64) {
 	return 0, 0, 0
 }
 
+// now is the version of now, 0 before this node can write any.
+func (q *queues) now() uint64 {
+	if w := q.writer.Load(); w != nil {
+		return uint64(w.Order.Clock.Now())
+	}
+	return 0
+}
+
 func (q *queues) told(s copystate.Said) {
 	if w := q.writer.Load(); w != nil {
 		w.Told(replication.Said(s))
@@ -75,7 +83,7 @@ func (n *Node) openCopies() (err error) {
 		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Doubt: n.Doubt},
 		Order: copystate.Order{
 			Says: n.queues.says, Told: n.queues.told, Timeout: time.Duration(n.cfg.Cluster.WriteTimeout),
-			Began: uint64(order.Reached(n.clockFile())),
+			Began: uint64(order.Reached(n.clockFile())), Now: n.queues.now,
 		},
 		Events: copystate.Events{
 			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Ready: n.copiesAnswer,

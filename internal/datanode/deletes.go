@@ -8,7 +8,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"concord/internal/cluster"
 	"concord/internal/deletes"
 	"concord/internal/handoff"
 	"concord/internal/order"
@@ -43,9 +42,10 @@ func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
 		Meta: n.Meta, Store: n.drops, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
 		Clock: n.order.Clock, Journal: n.order.Journal, Timeout: n.writer.WriteTimeout,
-		Missed: func(node, shard uint64) { n.missed(node, shard, true) },
-		Lost:   func(node uint64) { n.lost(node, handoff.WholeDatabase) },
-		Lacks:  n.copies.Missed, Failed: n.disk.StallAll, Ready: n.disk.Ready, Log: n.log,
+		Missed:   func(node, shard uint64) { n.missed(node, shard, true) },
+		Lost:     func(node uint64) { n.lost(node, handoff.WholeDatabase) },
+		MadeAnew: func(shard uint64) order.Version { return order.Version(n.copies.MadeAnew(shard)) },
+		Lacks:    n.copies.Missed, Failed: n.disk.StallAll, Ready: n.disk.Ready, Log: n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.Ran = n.handoff, n.ran
@@ -78,8 +78,7 @@ func (n *Node) keepCatchingUp(ctx context.Context) {
 		}
 		all := false
 		if err == nil {
-			away := n.copies.Away()
-			all, err = n.deletes.RunMissed(ctx, func(node cluster.Node) bool { return away[node.TCPAddr] > 0 })
+			all, err = n.deletes.RunMissed(ctx)
 		}
 		if err == nil {
 			err = n.copies.CaughtUp(stale, all)

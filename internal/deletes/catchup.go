@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -37,43 +36,40 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	})
 }
 
-// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. Nodes that are away
-// need not answer. What they keep for this node comes when they are back, and if they have lost it by then, this node
-// hears of that. But more than half of all nodes must answer, since so many heard of each delete.
+// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. All nodes must answer,
+// as a delete may have run on some of them only.
 //
-// It does not run those that are older than what the journal has forgotten, as their newer points would go. Then all is
-// false.
-func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (all bool, err error) {
+// It does not run those that are older than what the journal has forgotten or the log knows, as their newer points would
+// go. Then all is false. So it is when a node cannot tell what it ran.
+func (d *Service) RunMissed(ctx context.Context) (all bool, err error) {
 	if d.deps.Ran == nil {
 		return false, nil
 	}
-	others, err := d.others()
+	nodes, err := d.others()
 	if err != nil {
 		return false, err
 	}
-	nodes := slices.DeleteFunc(slices.Clone(others), away)
-	if left := len(others) - len(nodes); 2*left > len(others) {
-		return false, fmt.Errorf("%d of %d other data nodes are away", left, len(others))
-	}
-	forgot, mine, older := d.deps.Journal.Forgot(), d.mine(), new(atomic.Bool)
+	since, mine := max(d.deps.Journal.Forgot(), d.deps.Ran.Began()), d.mine()
+	var left atomic.Bool // some that this node may lack
 	missed := func(r *rpc.Delete) bool {
 		switch {
-		case !mine(r) || d.ran(r.Id):
+		case d.ran(r.Id) || d.deps.Ran.learned(r):
 			return false
-		case order.Version(r.Version) <= forgot:
-			older.Store(true)
+		case len(r.Nodes) == 0 || mine(r) && order.Version(r.Version) <= since:
+			left.Store(true)
 			return false
 		}
-		return true
+		return mine(r)
 	}
 	err = d.fromAll(ctx, nodes, catchUpTimeout, func(ctx context.Context, n cluster.Node) error {
-		err := d.catchUpFrom(ctx, n, d.deps.Ran.Began(), missed)
+		err := d.catchUpFrom(ctx, n, 0, missed)
 		if isOld(err) {
-			return nil // it is of a version that tells nobody what it ran
+			left.Store(true)
+			return nil
 		}
 		return err
 	})
-	return !older.Load(), err
+	return !left.Load(), err
 }
 
 // fromAll does something with all nodes, and returns an error that names those with which it failed.

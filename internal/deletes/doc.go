@@ -64,8 +64,9 @@
 //     Deletes of the same measurement run c one after the other (turns): the engine cannot do both at once.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
 //     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
-//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal forgot some, because it was full or
-//     only A could keep the delete, the copies count as not whole from 7 on, until they were compared (beginForgotten).
+//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal lacks some, because it was full, only
+//     A could keep the delete, or a copy was made anew since, the copies count as not whole from 7 on, until they were
+//     compared (beginForgotten).
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another. A repair that has begun to write when 1 or a
 //     comes is waited for.

@@ -222,6 +222,16 @@ func (l *RanLog) Ran(id string) (ran bool) {
 	return ran
 }
 
+// learned reports whether a delete is remembered of which nothing older follows. It ran here, or this node learned of it
+// when its disk was new: what its copies are made of since does not have the points.
+func (l *RanLog) learned(r *rpc.Delete) (learned bool) {
+	l.db.View(func(tx *bbolt.Tx) error {
+		learned = tx.Bucket(pastBucket).Get(pastKey(r)) != nil
+		return nil
+	})
+	return learned
+}
+
 // remembered calls fn with all deletes that have versions above since, some of them twice.
 func (l *RanLog) remembered(since order.Version, fn func(*rpc.Delete) error) error {
 	// In this order: a delete moves from the first bucket to the second.

@@ -185,15 +185,15 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 	return d.record(r)
 }
 
-// beginForgotten is called before a late delete runs, and ended after it. The journal may not know any more which
-// points are newer than the delete: it was full, for example. The delete takes them, too, and a repair brings back
-// those that other owners have. So this node's copies are not whole until they were compared. That is noted before the
-// delete for queries, and after it for repairs that compare the copies in between.
+// beginForgotten is called before a late delete runs, and ended after it. The journal may not know which points are
+// newer than the delete: it was full, for example, or a copy was made anew since. The delete takes them, too, and a
+// repair brings back those that other owners have. So this node's copies are not whole until they were compared. That
+// is noted before the delete for queries, and after it for repairs that compare the copies in between.
 func (d *Service) beginForgotten(r *rpc.Delete) (ended func()) {
-	if order.Version(r.Version) > d.deps.Journal.Forgot() {
-		return func() {}
-	}
 	shards := d.shardsOf(r)
+	if v := order.Version(r.Version); v > d.deps.Journal.Forgot() {
+		shards = slices.DeleteFunc(shards, func(id uint64) bool { return d.deps.MadeAnew(id) < v })
+	}
 	note := func() {
 		for _, id := range shards {
 			d.deps.Lacks(id, "a delete came so late that its node has forgotten which of the points are newer")

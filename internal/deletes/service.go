@@ -80,6 +80,9 @@ type Deps struct {
 	Missed func(node, shard uint64)
 	// Lost is called for a node that lacks a delete which others ran, and which nobody keeps for it.
 	Lost func(node uint64)
+	// MadeAnew is a version from before this node's copy of a shard was made anew, 0 for never: the journal does not have
+	// the versions of what other owners had by then.
+	MadeAnew func(shard uint64) order.Version
 	// Lacks is called for a shard of which this node's copy may lack writes that other owners have.
 	Lacks   func(shard uint64, why string)
 	Failed  func(db string, reason error) // is called when a delete could not run on the store

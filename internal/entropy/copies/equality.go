@@ -24,12 +24,13 @@ func NewEquality(report *entropy.Report) *Equality {
 
 // Tell tells owners whose copy a write began, or lacked something, that it is equal to the others. While an owner is
 // away none is told of its beginning: it would seem to have begun late. Of what it lacked it is told when one of the
-// equal copies is whole, or when there is no other.
+// equal copies is whole, or when there is no other. While deletes may not have run on a copy, it is not told beside
+// copies that are not whole: they may lack the same deletes.
 func (e *Equality) Tell(ctx context.Context, set Set) {
 	all, anyWhole := set.Complete(), set.Any(entropy.ShardState.Whole)
 	for _, c := range set.Copies {
 		lacks, began := c.State.Lack.Kind != "", c.State.Beginning != copystate.FoundEqual
-		if !(all && (began || lacks) || lacks && anyWhole) {
+		if !(all && (began || lacks) || lacks && anyWhole) || c.State.Lack.Kind == copystate.Stale && !anyWhole {
 			continue
 		}
 		if e.tell(ctx, set.Shard.ID, c) {

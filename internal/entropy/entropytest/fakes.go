@@ -52,6 +52,7 @@ type Replica struct {
 	down          error                                      // what each call answers
 	Paced         atomic.Bool                                // Fetch was called with a pace
 	Deaf          bool                                       // to Whole
+	Told          int                                        // that its copies are whole, so many times
 	Unreadable    bool                                       // to Digests
 	Block         chan struct{}                              // Fetch waits for it, when set
 	Files         func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
@@ -177,6 +178,7 @@ func (r *Replica) Whole(_ context.Context, id, _ uint64) error {
 	if r.Deaf {
 		return ErrAway
 	}
+	r.Told++
 	if sh := r.Shards[id]; sh != nil {
 		sh.Began = copystate.FoundEqual
 	}

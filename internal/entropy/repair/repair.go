@@ -46,9 +46,9 @@ type Deps struct {
 	Suspect    func(shard uint64) // has a shard checked again soon
 }
 
-// staleTries is after how many failed attempts a copy that may hold deleted points is made anew of a whole one, without
-// the deletes having run on it.
-const staleTries = 3
+// staleTries is after how many failed attempts a copy that may hold deleted points is made anew, without the deletes
+// having run on it.
+const staleTries = 2
 
 // maxOvertaken is how often a repair starts over because a delete came.
 const maxOvertaken = 20
@@ -181,22 +181,23 @@ func (r *Repair) setAside(ctx context.Context) (any bool, err error) {
 
 // makeAnew removes copies that may hold deleted or old points, when they differ from the others: a merge would bring
 // these points back everywhere. They are then missing, and filled. It does so only where the other copies have all that
-// was acknowledged: see copies.Set.Replaces. Elsewhere they are merged.
+// was acknowledged: see copies.Set.Replaces. Elsewhere they are merged, when all owners are there: one that is away may
+// have a whole copy.
 //
-// Before it does either, it waits for the deletes that other nodes remember and that have not run on them: often
-// nothing is wrong with a copy then. It does not wait for long beside a whole copy.
+// Before it merges copies, the deletes have run on them that other nodes remember. Before it removes copies, it waits
+// for that, but not for long: often nothing is wrong with a copy then.
 func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
 	if !r.set.Any(entropy.ShardState.Older) {
 		return false, nil
 	}
-	whole := r.set.Any(entropy.ShardState.Whole)
-	if !whole || r.attempts < staleTries {
+	replace := r.set.Any(entropy.ShardState.Whole) || r.set.Replaces()
+	if !replace || r.attempts < staleTries {
 		if err := r.caughtUp(); err != nil {
 			return false, err
 		}
 	}
-	if !whole && !r.set.Replaces() {
-		return false, nil
+	if !replace {
+		return false, r.set.Missing()
 	}
 	if equal, err := r.set.EqualRoots(ctx, entropy.Everything); err != nil || equal {
 		return false, err

@@ -147,7 +147,7 @@ func TestRepairOfOlderCopies(t *testing.T) {
 		c.WriteAll(1, old(), 1.0)
 		c.Replicas[3].Write(1, "cpu,host=third", "value", old(), 2.0)
 		before := c.Replicas[3].Dump(1)
-		lacks(c, missed, missed, stale)
+		lacks(c, missed, copystate.Lost, stale)
 		pass(2 * time.Minute)
 		if err := s.Repair(t.Context(), 1); err != nil {
 			t.Fatal(err)
@@ -156,28 +156,75 @@ func TestRepairOfOlderCopies(t *testing.T) {
 		if got := c.Replicas[3].Dump(1); got != before || c.Replicas[1].Dump(1) == before {
 			t.Errorf("owner 3 has %s, want %s", got, before)
 		}
-		lacks(c, missed, missed, missed) // they have run
+		lacks(c, missed, copystate.Lost, missed) // they have run
 		pass(10 * time.Minute)
 		synctest.Wait()
 		if got := c.Replicas[1].Dump(1); got != before {
 			t.Errorf("owner 1 has %s, want %s", got, before)
 		}
 	})
-	bubble("beside a whole copy it does not wait for long", t, func(t *testing.T, c *nodes) {
+	bubble("copies that lack the same deletes are equal, and not whole", t, func(t *testing.T, c *nodes) {
+		s := mustOpen(t, c, nil)
+		c.WriteAll(1, old(), 1.0)
+		lacks(c, stale, stale, stale)
+		told := func() (n int) {
+			for _, r := range c.Replicas {
+				r.Change(func() { n += r.Told })
+			}
+			return n
+		}
+		pass(2 * time.Minute)
+		mustCheck(t, s)
+		if told() != 0 {
+			t.Error("they are told that they are whole, and the deletes have not run")
+		}
+		lacks(c, "", stale, stale)
+		mustCheck(t, s)
+		if told() != 2 {
+			t.Errorf("%d are told that they are equal to a whole one, want 2", told())
+		}
+	})
+	bubble("it is not merged while an owner is away that may be whole", t, func(t *testing.T, c *nodes) {
 		s := mustOpen(t, c, nil)
 		c.WriteAll(1, old(), 1.0)
 		c.Replicas[3].Write(1, "cpu,host=third", "value", old(), 2.0)
-		lacks(c, "", missed, stale)
+		lacks(c, missed, "", outdated)
+		c.Replicas[2].SetDown(entropytest.ErrAway)
 		pass(2 * time.Minute)
 		if err := s.Repair(t.Context(), 1); err != nil {
 			t.Fatal(err)
 		}
-		pass(time.Minute)
+		pass(10 * time.Minute)
+		if got := c.Replicas[1].Dump(1); strings.Contains(got, "third") {
+			t.Errorf("owner 1 has %s", got)
+		}
+		c.Replicas[2].SetDown(nil)
+		pass(10 * time.Minute)
 		synctest.Wait()
-		if got, want := c.Replicas[3].Dump(1), c.Replicas[1].Dump(1); got != want || strings.Contains(got, "third") {
-			t.Errorf("owner 3 has %s, want %s", got, want)
+		for id, r := range c.Replicas {
+			if strings.Contains(r.Dump(1), "third") {
+				t.Errorf("owner %d has %s", id, r.Dump(1))
+			}
 		}
 	})
+	for _, first := range []copystate.Kind{"", missed} {
+		bubble(fmt.Sprintf("it does not wait for long where others replace it, of which the first lacks %q", first), t,
+			func(t *testing.T, c *nodes) {
+				s := mustOpen(t, c, nil)
+				c.WriteAll(1, old(), 1.0)
+				c.Replicas[3].Write(1, "cpu,host=third", "value", old(), 2.0)
+				lacks(c, first, missed, stale)
+				pass(2 * time.Minute)
+				if err := s.Repair(t.Context(), 1); err != nil {
+					t.Fatal(err)
+				}
+				pass(time.Minute)
+				synctest.Wait()
+				if got, want := c.Replicas[3].Dump(1), c.Replicas[1].Dump(1); got != want || strings.Contains(got, "third") {
+					t.Errorf("owner 3 has %s, want %s", got, want)
+				}
+			})
+	}
 }
 
 func TestRepairOfMissingCopies(t *testing.T) {
