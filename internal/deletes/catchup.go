@@ -36,11 +36,11 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	})
 }
 
-// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. All nodes must answer,
-// as a delete may have run on some of them only.
+// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. All nodes must
+// answer, as a delete may have run on some of them only.
 //
-// It does not run those that are older than what the journal has forgotten or the log knows, as their newer points would
-// go. Then all is false. So it is when a node cannot tell what it ran.
+// It does not run those that are older than what the journal has forgotten or the log knows, as their newer points
+// would go. Then all is false. So it is when a node cannot tell what it ran.
 func (d *Service) RunMissed(ctx context.Context) (all bool, err error) {
 	if d.deps.Ran == nil {
 		return false, nil

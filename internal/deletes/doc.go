@@ -58,15 +58,15 @@
 //     and in the journal of versions. From b to d, hinted handoff keeps the newer points on disk, also those that are
 //     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
 //     While c runs, no shard of the database is closed, for it is removed or its disk was full: the two would use the
-//     engine of a shard at the same time (the gate of package drops). Where a shard is closed, c fails after a while. It
-//     fails at once where a shard waits to be opened anew after a full disk: the points that an earlier run took from
-//     memory are in its files still.
+//     engine of a shard at the same time (the gate of package drops). Where a shard is closed, c fails after a while.
+//     It fails at once where a shard waits to be opened anew after a full disk: the points that an earlier run took
+//     from memory are in its files still.
 //     Deletes of the same measurement run c one after the other (turns): the engine cannot do both at once.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
 //     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
-//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal lacks some, because it was full, only
-//     A could keep the delete, or a copy was made anew since, the copies count as not whole from 7 on, until they were
-//     compared (beginForgotten).
+//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal lacks some, the copies count as not whole
+//     from 7 on, until they were compared (beginForgotten): it was full, only A could keep the delete, or a copy was
+//     made anew since.
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another. A repair that has begun to write when 1 or a
 //     comes is waited for.

@@ -240,8 +240,8 @@ func (s Set) Replaces() bool {
 
 // Doubtful are the copies that have no vote about which value is right. These are the copies that lack something, and
 // those that were made of another owner's files: with two votes, what a minority holds would become the majority. When
-// all copies are in doubt, those that only lack writes have a vote, if they are two or more. Otherwise all have one that
-// are not older than they were.
+// all copies are in doubt, those that only lack writes have a vote, if they are two or more. Otherwise all have one
+// that are not older than they were.
 func (s Set) Doubtful() []bool {
 	made := func(c Copy) bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
 	older := func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) }
