@@ -650,7 +650,7 @@ func rollBack(t *testing.T, kept bool) {
 
 	// All deletes that it missed have run on the copies that were stale when it asked for them.
 	s := w.nodes[2].s
-	stale, since := s.Stale()
+	stale, _, since := s.Stale()
 	if len(stale) != 1 || stale[id] == 0 || since != beganAt {
 		t.Fatalf("stale copies: %v, since %d", stale, since)
 	}
@@ -757,6 +757,6 @@ const beganAt = 7
 
 // left is how many copies may hold deleted points.
 func left(s *Service) int {
-	stale, _ := s.Stale()
-	return len(stale)
+	stale, others, _ := s.Stale()
+	return len(stale) + len(others)
 }

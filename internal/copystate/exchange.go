@@ -291,10 +291,7 @@ func (x *exchanges) learnTables(m *rpc.CopyStates) {
 	for _, encoded := range m.Tables {
 		mine = append(mine, x.learnTable(encoded)...)
 	}
-	// Not without the table of the same start: the two are told back to the node together.
-	if known := x.holders.tables[m.Node]; known.folder == m.Folder && known.start == m.Start {
-		x.holders.heardMark(m.Node, m.Mark)
-	}
+	x.holders.heardMark(&rpc.DiskMark{Node: m.Node, Folder: m.Folder, Start: m.Start, Mark: m.Mark})
 	x.refresh()
 	lost := len(x.own.lost) > 0
 	x.mu.Unlock()

@@ -1,5 +1,7 @@
 package copystate
 
+import "concord/internal/rpc"
+
 // holders is what a node has heard of other nodes: the newest table of each, which says what it keeps for others, and
 // its mark. It is stored within a second: dirty and dirtyMarks say what is not.
 type holders struct {
@@ -27,11 +29,13 @@ func (h *holders) remove(holder uint64) {
 // counts reports whether this node counts what a table says.
 func (h *holders) counts(holder uint64, t table) bool { return h.voided[holder] != t.version }
 
-// heardMark takes over the mark of another node.
-func (h *holders) heardMark(node, mark uint64) {
-	if mark > h.marks[node] {
-		h.marks[node] = mark
-		h.dirtyMarks[node] = true
+// heardMark takes over the mark of another node's folder. It does not without the table of the same start: the two are
+// told back to the node together.
+func (h *holders) heardMark(m *rpc.DiskMark) {
+	known := h.tables[m.Node]
+	if known.folder == m.Folder && known.start == m.Start && m.Mark > h.marks[m.Node] {
+		h.marks[m.Node] = m.Mark
+		h.dirtyMarks[m.Node] = true
 	}
 }
 

@@ -163,7 +163,7 @@ func (k *knowledge) Lacks(id uint64) Lack {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	r := k.records.byShard[id]
-	return Lack{r.Lacks, r.Why, r.Gen}
+	return Lack{r.Lacks, r.Why, r.Gen, r.After}
 }
 
 // MadeAnew is a version of this node's clock from before its copy of a shard was made anew the last time; 0 for never.
@@ -186,6 +186,23 @@ func (k *knowledge) Marked() uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.folders.self.Mark
+}
+
+// DiskMark is this node's mark as other nodes are told of it.
+func (k *knowledge) DiskMark() *rpc.DiskMark {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	self := k.folders.self
+	return &rpc.DiskMark{Node: k.meta.NodeID(), Folder: self.Folder, Start: self.Start, Mark: self.Mark}
+}
+
+// Hear takes over the mark of another node: it says that something is on its disk which an older copy of it lacks.
+func (k *knowledge) Hear(m *rpc.DiskMark) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if m.GetNode() != k.meta.NodeID() && m != nil {
+		k.holders.heardMark(m)
+	}
 }
 
 // HeardMark is the greatest mark that this node has heard of another one.

@@ -1,6 +1,7 @@
 package copystate
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 
@@ -201,11 +202,11 @@ func TestCopyThatLacksDeletesLacksNoMoreWhenTheyHaveRun(t *testing.T) {
 	w.start(2)
 	s = w.nodes[2].s
 	for _, all := range []bool{true, false} {
-		stale, at := s.Stale()
-		if len(stale) != 6 || at != since {
-			t.Fatalf("%d copies may hold deleted points since %d: %v", len(stale), at, stale)
+		back, stale, at := s.Stale()
+		if len(back) != 1 || back[rolledBack] == 0 || len(stale) != 5 || at != since {
+			t.Fatalf("copies that may hold deleted points: %v since %d, and %v", back, at, stale)
 		}
-		if err := s.CaughtUp(stale, all); err != nil {
+		if err := errors.Join(s.CaughtUp(back, true), s.CaughtUp(stale, all)); err != nil {
 			t.Fatal(err)
 		}
 		for id, want := range map[uint64]Kind{
@@ -251,7 +252,7 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 	}
 	s.version = func() uint64 { return 9 }
 	s.Missed(allShards, "its deletes are lost")
-	if err := s.Discarded(other, s.Lacks(other).Gen); err != nil || s.MadeAnew(other) != 9 || s.Lacks(other).Kind != Lost {
+	if err := s.Discarded(other); err != nil || s.MadeAnew(other) != 9 || s.Lacks(other).Kind != Lost {
 		t.Errorf("%v; the copy was made anew at %d, and lacks %+v", err, s.MadeAnew(other), s.Lacks(other))
 	}
 }

@@ -13,6 +13,9 @@ type Lack struct {
 	Kind Kind   // empty when nothing is known to be missing
 	Why  string // for people
 	Gen  uint64 // another for each time that something was missed
+	// After is what a Stale copy lacks when the deletes have run on it. It is empty for Outdated at a node of an earlier
+	// version.
+	After Kind
 }
 
 // records is what a node remembers of the shards that it owns, and which of its copies lack something.
@@ -118,7 +121,9 @@ func (l *ledger) Begin(id uint64) error {
 		// Once: a repair that runs brings what was lost, and begins the copy, too.
 		if lost := r.Had || !known && id <= l.folders.self.Newest; lost && Lost.Worse(r.beside()) {
 			l.records.lack(&r, Lost, "its node lost it, and has only what was written since")
-			r.Anew = now
+		}
+		if r.beside() == Lost { // noted here or before
+			r.Anew = max(r.Anew, now)
 		}
 		r.Had = true
 		set(id, r)
@@ -130,12 +135,22 @@ func (l *ledger) Copied(id uint64) error {
 	now := l.version()
 	return l.update(func(set func(uint64, record)) {
 		r := l.records.byShard[id]
-		r.Had, r.Anew = true, now
+		r.Had, r.Anew = true, max(r.Anew, now)
 		if r.Lacks == "" {
 			l.records.lack(&r, Missed, "it was copied, and is not compared with the other copies yet")
 		}
 		set(id, r)
 		delete(l.had, id) // this node may be about to own it again
+	})
+}
+
+// Refilled is called before a repair makes this node's copy of a shard out of points.
+func (l *ledger) Refilled(id uint64) error {
+	now := l.version()
+	return l.update(func(set func(uint64, record)) {
+		r := l.records.byShard[id]
+		r.Had, r.Anew = true, max(r.Anew, now)
+		set(id, r)
 	})
 }
 
@@ -153,21 +168,23 @@ func (l *ledger) Whole(id, gen uint64) error {
 }
 
 // Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Deletes with versions
-// above since may not have run on them. When it is 0, only deletes that nobody keeps for them may not.
-func (l *ledger) Stale() (copies map[uint64]uint64, since uint64) {
+// above since may not have run on those that were rolled back, and deletes that nobody keeps for them on the others.
+func (l *ledger) Stale() (rolledBack, others map[uint64]uint64, since uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	rolledBack, others = make(map[uint64]uint64), make(map[uint64]uint64)
 	for id := range l.records.lacking {
-		if r := l.records.byShard[id]; r.Lacks == Stale {
-			if copies == nil {
-				copies = make(map[uint64]uint64)
-			}
-			if copies[id] = r.Gen; since == 0 || r.Since != 0 && r.Since < since {
+		switch r := l.records.byShard[id]; {
+		case r.Lacks != Stale:
+		case r.Since == 0:
+			others[id] = r.Gen
+		default:
+			if rolledBack[id] = r.Gen; since == 0 || r.Since < since {
 				since = r.Since
 			}
 		}
 	}
-	return copies, since
+	return rolledBack, others, since
 }
 
 // CaughtUp is called when the deletes that other nodes remember have run on copies that Stale returned. When these may
@@ -190,13 +207,15 @@ func (l *ledger) CaughtUp(stale map[uint64]uint64, all bool) error {
 
 // Discarded is called when a copy that was Outdated or Stale was removed: from now on it lacks what it had, and no
 // more.
-func (l *ledger) Discarded(id, gen uint64) error {
+func (l *ledger) Discarded(id uint64) error {
 	now := l.version()
 	return l.update(func(set func(uint64, record)) {
-		if r := l.records.byShard[id]; r.Lacks.Worse(Lost) && r.Gen == gen {
-			r.Lacks, r.Since, r.After, r.Anew = Lost, 0, "", now
-			set(id, r)
+		r := l.records.byShard[id]
+		if r.Why == "" {
+			r.Why = "it was removed, to be made anew"
 		}
+		r.Lacks, r.Since, r.After, r.Anew = Lost, 0, "", max(r.Anew, now)
+		set(id, r)
 	})
 }
 

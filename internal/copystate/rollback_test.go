@@ -260,7 +260,7 @@ func TestNodeIsNotReadyBeforeEnoughOthersHaveAnswered(t *testing.T) {
 	w.setCut(2, 1, false)
 	w.await("it is ready", s.Ready)
 	w.await("that is said", func() bool { return said() == before+1 })
-	if _, since := s.Stale(); s.Lacks(id).Kind != Stale || since != beganAt {
+	if _, _, since := s.Stale(); s.Lacks(id).Kind != Stale || since != beganAt {
 		t.Errorf("the copy is %+v, and lacks deletes since %d, want %d", s.Lacks(id), since, beganAt)
 	}
 	w.await("what it had reached is forgotten", func() bool {

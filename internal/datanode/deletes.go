@@ -2,12 +2,14 @@ package datanode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
 
+	"concord/internal/cluster"
 	"concord/internal/deletes"
 	"concord/internal/handoff"
 	"concord/internal/order"
@@ -42,8 +44,9 @@ func (n *Node) newDeletes() error {
 	deps := deletes.Deps{
 		Meta: n.Meta, Store: n.drops, Pool: n.pool, Memory: n.deleted, Writes: n.writer,
 		Clock: n.order.Clock, Journal: n.order.Journal, Timeout: n.writer.WriteTimeout,
-		Missed:   func(node, shard uint64) { n.missed(node, shard, true) },
-		Lost:     func(node uint64) { n.lost(node, handoff.WholeDatabase) },
+		Missed: func(node, shard uint64) { n.missed(node, shard, true) },
+		Lost:   func(node uint64) { n.lost(node, handoff.WholeDatabase) },
+		Mark:   n.copies.DiskMark, HearMark: n.copies.Hear,
 		MadeAnew: func(shard uint64) order.Version { return order.Version(n.copies.MadeAnew(shard)) },
 		Lacks:    n.copies.Missed, Failed: n.disk.StallAll, Ready: n.disk.Ready, Log: n.log,
 	}
@@ -54,45 +57,64 @@ func (n *Node) newDeletes() error {
 	return n.deletes.Load()
 }
 
-// catchUpEvery is the time between two looks for copies that may hold deleted points.
-const catchUpEvery = time.Second
+const (
+	catchUpEvery = time.Second     // between two looks for copies that may hold deleted points
+	catchUpAgain = 5 * time.Second // the same, when not all deletes could run that they missed
+)
 
-// keepCatchingUp runs deletes that this node lost, when its disk turns out to be older than it was, until ctx ends.
+// keepCatchingUp runs deletes that this node lost, because its disk is older than it was or nobody keeps them for it any
+// more, until ctx ends.
 func (n *Node) keepCatchingUp(ctx context.Context) {
-	tick := time.NewTicker(catchUpEvery)
-	defer tick.Stop()
 	failing := false
 	for {
+		pause := catchUpEvery
+		if failing {
+			pause = catchUpAgain
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(pause):
 		}
-		stale, since := n.copies.Stale()
-		if len(stale) == 0 {
-			continue
-		}
-		var err error
-		if since != 0 {
-			err = n.deletes.CatchUp(ctx, order.Version(since))
-		}
-		all := false
-		if err == nil {
-			all, err = n.deletes.RunMissed(ctx)
-		}
-		if err == nil {
-			err = n.copies.CaughtUp(stale, all)
-		}
+		caughtUp, err := n.runLostDeletes(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return
-		case err == nil:
-			n.log.Info("All deletes have run here that other nodes remember", zap.Int("shards", len(stale)))
-		case !failing:
+		case err != nil && !failing:
 			n.log.Warn("Cannot run all deletes that this node missed, and goes on trying", zap.Error(err))
+		case caughtUp > 0:
+			n.log.Info("All deletes have run here that other nodes remember", zap.Int("shards", caughtUp))
 		}
 		failing = err != nil
 	}
+}
+
+// runLostDeletes runs the deletes that this node lost, and returns on how many copies they have run.
+func (n *Node) runLostDeletes(ctx context.Context) (copies int, _ error) {
+	rolledBack, others, since := n.copies.Stale()
+	var errs []error
+	if len(rolledBack) > 0 {
+		err := n.deletes.CatchUp(ctx, order.Version(since))
+		if err == nil {
+			err = n.copies.CaughtUp(rolledBack, true)
+		}
+		if err == nil {
+			copies = len(rolledBack)
+		}
+		errs = append(errs, err)
+	}
+	if len(others) > 0 {
+		away := n.copies.Away()
+		all, err := n.deletes.RunMissed(ctx, func(node cluster.Node) bool { return away[node.TCPAddr] > 0 })
+		if err == nil {
+			err = n.copies.CaughtUp(others, all)
+		}
+		if err == nil {
+			copies += len(others)
+		}
+		errs = append(errs, err)
+	}
+	return copies, errors.Join(errs...)
 }
 
 // replicationServer takes what other nodes write, and what nodes of the version before delete.

@@ -56,7 +56,7 @@ func enough(reached []cluster.Node, missed missedNodes) error {
 // database from repairs or copies, though for no longer than longestDelete. A node that does not answer gets the
 // message later.
 func (d *Service) announceEnd(nodes []cluster.Node, r *rpc.Delete) {
-	end := &rpc.EndDeleteRequest{Database: r.Database, Id: r.Id, Version: r.Version}
+	end := &rpc.EndDeleteRequest{Database: r.Database, Id: r.Id, Version: r.Version, Mark: d.deps.Mark()}
 	send := func(ctx context.Context, p peer) error { return p.end(ctx, end) }
 	for _, a := range d.tellAll(nodes, send) {
 		if a.Err != nil {

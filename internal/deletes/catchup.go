@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -36,26 +37,33 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	})
 }
 
-// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. All nodes must
-// answer, as a delete may have run on some of them only.
+// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. Nodes that are away
+// need not answer: what they keep for this node comes when they are back, and when they have lost it by then, this node
+// hears of that. But no more than half of the others may be away. Then one that heard of the delete answers, unless it
+// was never acknowledged.
 //
 // It does not run those that are older than what the journal has forgotten or the log knows, as their newer points
 // would go. Then all is false. So it is when a node cannot tell what it ran.
-func (d *Service) RunMissed(ctx context.Context) (all bool, err error) {
+func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (all bool, err error) {
 	if d.deps.Ran == nil {
 		return false, nil
 	}
-	nodes, err := d.others()
+	others, err := d.others()
 	if err != nil {
 		return false, err
 	}
-	since, mine := max(d.deps.Journal.Forgot(), d.deps.Ran.Began()), d.mine()
+	nodes := slices.DeleteFunc(slices.Clone(others), away)
+	if gone := len(others) - len(nodes); gone > len(others)/2 {
+		return false, fmt.Errorf("%d of %d other data nodes are away", gone, len(others))
+	}
+	forgot, began, mine := d.deps.Journal.Forgot(), d.deps.Ran.Began(), d.mine()
 	var left atomic.Bool // some that this node may lack
 	missed := func(r *rpc.Delete) bool {
+		v := order.Version(r.Version)
 		switch {
-		case d.ran(r.Id) || d.deps.Ran.learned(r):
+		case d.ran(r.Id), v <= began && d.deps.Ran.learned(r):
 			return false
-		case len(r.Nodes) == 0 || mine(r) && order.Version(r.Version) <= since:
+		case len(r.Nodes) == 0, mine(r) && v <= max(forgot, began):
 			left.Store(true)
 			return false
 		}
@@ -93,7 +101,7 @@ func (d *Service) catchUpFrom(
 	if err != nil {
 		return err
 	}
-	stream, err := p.deletes.RememberedDeletes(ctx, &rpc.RememberedDeletesRequest{Since: uint64(since)})
+	stream, err := p.deletes.RememberedDeletes(ctx, &rpc.RememberedDeletesRequest{Since: uint64(since), All: true})
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,11 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 	var others []*RanLog
 	for id := uint64(2); id <= 3; id++ {
 		n := mustOpen(t, newNode(newDeps(t, c.meta, mustStore(t), c.pool, id), nil))
-		others = append(others, withLog(t, n))
+		log := withLog(t, n)
+		if err := log.HasLearned(); err != nil {
+			t.Fatal(err)
+		}
+		others = append(others, log)
 		c.meta.Add(cluster.Node{ID: id, TCPAddr: mustServe(t, n.server())})
 	}
 	drop := func(name, id string) *rpc.Delete {

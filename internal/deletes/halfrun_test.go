@@ -2,6 +2,7 @@ package deletes
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,7 +21,11 @@ func twoNodes(t *testing.T) (c *testCluster, nodes [2]*node) {
 	c = newTestCluster(t, "ok", "ok")
 	for i := range nodes {
 		n := c.newNode(t, uint64(i+1))
-		withLog(t, n).beginsAt(t, 0)
+		log := withLog(t, n)
+		log.beginsAt(t, 0)
+		if err := log.HasLearned(); err != nil {
+			t.Fatal(err)
+		}
 		mustOpen(t, n)
 		c.meta.SetAddr(i, mustServe(t, n.server()))
 		nodes[i] = n
@@ -103,19 +108,24 @@ func TestNodeRunsWhatNobodyKeepsForIt(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	away := func(ids ...uint64) func(cluster.Node) bool {
+		return func(n cluster.Node) bool { return slices.Contains(ids, n.ID) }
+	}
 	runMissed := func(wantAll bool, why string) {
 		t.Helper()
-		if all, err := lacks.deletes.RunMissed(t.Context()); err != nil || all != wantAll {
+		if all, err := lacks.deletes.RunMissed(t.Context(), away(3)); err != nil || all != wantAll {
 			t.Errorf("%s: it has run all: %t, %v", why, all, err)
 		}
 	}
 	runs(dropOf(ran, "m", "missed", 1, 2))
 	runs(dropOf(ran, "mem", "before it joined", 1))
 	c.meta.Add(cluster.Node{ID: 3, TCPAddr: replicationtest.Down})
-	if _, err := lacks.deletes.RunMissed(t.Context()); err == nil || !strings.Contains(err.Error(), replicationtest.Down) {
+	if _, err := lacks.deletes.RunMissed(t.Context(), away()); err == nil || !strings.Contains(err.Error(), replicationtest.Down) {
 		t.Errorf("%v, want an error that names the node that did not answer", err)
 	}
-	c.meta.Change(func(nodes []cluster.Node) []cluster.Node { return nodes[:2] })
+	if _, err := lacks.deletes.RunMissed(t.Context(), away(1, 3)); err == nil {
+		t.Error("no other node has to answer")
+	}
 	runMissed(true, "a delete that it missed")
 	if got := values(t, c.stores[1], "m"); len(got) != 0 || !lacks.deletes.ran("missed") {
 		t.Errorf("the delete did not run: there is %v", got)
@@ -137,6 +147,7 @@ func TestNodeRunsWhatNobodyKeepsForIt(t *testing.T) {
 	if lacks.deletes.ran("old") || count(t, c.stores[1], "mem") != 1 {
 		t.Error("the delete ran, and may have taken newer points with it")
 	}
+	lacks.deletes.deps.Ran.beginsAt(t, order.Version(old.Version))
 	if err := lacks.deletes.deps.Ran.Learn([]*rpc.Delete{old}); err != nil {
 		t.Fatal(err)
 	}

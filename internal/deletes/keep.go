@@ -189,6 +189,7 @@ func (d *Service) deliverDelete(ctx context.Context, node uint64, e handoff.Entr
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
 	resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: req, Hinted: true})
+	d.deps.HearMark(resp.GetMark())
 	switch {
 	case status.Code(err) == codes.InvalidArgument:
 		return &handoff.PermanentError{Err: errors.New(rpc.Message(err))}

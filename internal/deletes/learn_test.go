@@ -2,6 +2,7 @@ package deletes
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,10 @@ func TestNewNodeTellsOfDeletesThatRanBeforeIt(t *testing.T) {
 	c.meta.Add(cluster.Node{ID: 2, TCPAddr: addr})
 
 	fresh, learned, freshAddr := node(3)
+	c.meta.Add(cluster.Node{ID: 3, TCPAddr: freshAddr})
+	if err := behind.deletes.CatchUp(t.Context(), since); err == nil || !strings.Contains(err.Error(), freshAddr) {
+		t.Errorf("%v, want an error that names the node which has not heard yet what others remember", err)
+	}
 	c.meta.Add(cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
 	told := make(map[uint64]bool)
 	if err := fresh.deletes.learn(t.Context(), told); err == nil || learned.Learned() {

@@ -222,8 +222,8 @@ func (l *RanLog) Ran(id string) (ran bool) {
 	return ran
 }
 
-// learned reports whether a delete is remembered of which nothing older follows. It ran here, or this node learned of
-// it when its disk was new: what its copies are made of since does not have the points.
+// learned reports whether a delete is remembered of which nothing older follows. One from before the log began was
+// learned when the disk was new: what the copies are made of since does not have the points.
 func (l *RanLog) learned(r *rpc.Delete) (learned bool) {
 	l.db.View(func(tx *bbolt.Tx) error {
 		learned = tx.Bucket(pastBucket).Get(pastKey(r)) != nil

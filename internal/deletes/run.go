@@ -48,6 +48,7 @@ func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) results {
 	here := func() error { return d.runDelete(r, false) }
 	there := func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: r})
+		d.deps.HearMark(resp.GetMark())
 		return resp.GetError(), err
 	}
 	return d.onAllNodes(nodes, here, there)

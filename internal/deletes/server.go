@@ -49,7 +49,7 @@ func (s *Server) RunDelete(_ context.Context, r *rpc.RunDeleteRequest) (*rpc.Run
 		return &rpc.RunDeleteResponse{Error: "the delete has ended"}, nil
 	}
 	failed, err := s.ran(s.d.runOnce(r.Delete, r.Hinted))
-	return &rpc.RunDeleteResponse{Error: failed}, err
+	return &rpc.RunDeleteResponse{Error: failed, Mark: s.d.deps.Mark()}, err
 }
 
 // ran returns the error of the store as text, or as an error when the delete can never run.
@@ -81,6 +81,7 @@ func (s *Server) EndDelete(_ context.Context, r *rpc.EndDeleteRequest) (*rpc.End
 		return nil, status.Error(codes.InvalidArgument, "the end of a delete needs its database and its ID")
 	}
 	s.d.heard(r.Version)
+	s.d.deps.HearMark(r.Mark)
 	s.d.deps.Memory.end(r.Database, r.Id)
 	return &rpc.EndDeleteResponse{}, nil
 }
@@ -102,6 +103,9 @@ func (s *Server) RememberedDeletes(
 ) error {
 	if s.d.deps.Ran == nil {
 		return nil // [hinted-handoff] enabled is false: nobody remembers deletes
+	}
+	if r.All && !s.d.deps.Ran.Learned() {
+		return status.Error(codes.Unavailable, "its disk is new, and not all nodes have told it yet which deletes they remember")
 	}
 	if s.d.deps.Memory.counts.runsAlone() {
 		return status.Error(codes.Unavailable, "a delete runs here: ask again")

@@ -83,6 +83,10 @@ type Deps struct {
 	// MadeAnew is a version from before this node's copy of a shard was made anew, 0 for never: the journal does not have
 	// the versions of what other owners had by then.
 	MadeAnew func(shard uint64) order.Version
+	// Mark is a moment of this node's disk, and HearMark takes over that of another node, whose delete is on its disk: it
+	// finds out from this one when its disk is older.
+	Mark     func() *rpc.DiskMark
+	HearMark func(*rpc.DiskMark)
 	// Lacks is called for a shard of which this node's copy may lack writes that other owners have.
 	Lacks   func(shard uint64, why string)
 	Failed  func(db string, reason error) // is called when a delete could not run on the store

@@ -2074,6 +2074,7 @@ func (x *RunDeleteRequest) GetHinted() bool {
 type RunDeleteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Error         string                 `protobuf:"bytes,1,opt,name=error,proto3" json:"error,omitempty"` // empty on success
+	Mark          *DiskMark              `protobuf:"bytes,2,opt,name=mark,proto3" json:"mark,omitempty"`   // of the answering node, when the delete ran
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2115,6 +2116,82 @@ func (x *RunDeleteResponse) GetError() string {
 	return ""
 }
 
+func (x *RunDeleteResponse) GetMark() *DiskMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
+// DiskMark is a moment of a node's disk, as in CopyStates. A disk without it was rolled back.
+type DiskMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint64                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Folder        string                 `protobuf:"bytes,2,opt,name=folder,proto3" json:"folder,omitempty"`
+	Start         uint64                 `protobuf:"varint,3,opt,name=start,proto3" json:"start,omitempty"`
+	Mark          uint64                 `protobuf:"varint,4,opt,name=mark,proto3" json:"mark,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskMark) Reset() {
+	*x = DiskMark{}
+	mi := &file_concord_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskMark) ProtoMessage() {}
+
+func (x *DiskMark) ProtoReflect() protoreflect.Message {
+	mi := &file_concord_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskMark.ProtoReflect.Descriptor instead.
+func (*DiskMark) Descriptor() ([]byte, []int) {
+	return file_concord_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DiskMark) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *DiskMark) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *DiskMark) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *DiskMark) GetMark() uint64 {
+	if x != nil {
+		return x.Mark
+	}
+	return 0
+}
+
 type HintDeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Delete        *Delete                `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"`
@@ -2125,7 +2202,7 @@ type HintDeleteRequest struct {
 
 func (x *HintDeleteRequest) Reset() {
 	*x = HintDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2137,7 +2214,7 @@ func (x *HintDeleteRequest) String() string {
 func (*HintDeleteRequest) ProtoMessage() {}
 
 func (x *HintDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[30]
+	mi := &file_concord_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2150,7 +2227,7 @@ func (x *HintDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintDeleteRequest.ProtoReflect.Descriptor instead.
 func (*HintDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{30}
+	return file_concord_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *HintDeleteRequest) GetDelete() *Delete {
@@ -2175,7 +2252,7 @@ type HintDeleteResponse struct {
 
 func (x *HintDeleteResponse) Reset() {
 	*x = HintDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2264,7 @@ func (x *HintDeleteResponse) String() string {
 func (*HintDeleteResponse) ProtoMessage() {}
 
 func (x *HintDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[31]
+	mi := &file_concord_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,19 +2277,20 @@ func (x *HintDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HintDeleteResponse.ProtoReflect.Descriptor instead.
 func (*HintDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{31}
+	return file_concord_proto_rawDescGZIP(), []int{32}
 }
 
 type RememberedDeletesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Since         uint64                 `protobuf:"varint,1,opt,name=since,proto3" json:"since,omitempty"` // those with a greater version
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`     // fails while the node has not heard what others remembered when its disk was new
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RememberedDeletesRequest) Reset() {
 	*x = RememberedDeletesRequest{}
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2302,7 @@ func (x *RememberedDeletesRequest) String() string {
 func (*RememberedDeletesRequest) ProtoMessage() {}
 
 func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[32]
+	mi := &file_concord_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2315,7 @@ func (x *RememberedDeletesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RememberedDeletesRequest.ProtoReflect.Descriptor instead.
 func (*RememberedDeletesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{32}
+	return file_concord_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RememberedDeletesRequest) GetSince() uint64 {
@@ -2247,18 +2325,26 @@ func (x *RememberedDeletesRequest) GetSince() uint64 {
 	return 0
 }
 
+func (x *RememberedDeletesRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
 type EndDeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Database      string                 `protobuf:"bytes,1,opt,name=database,proto3" json:"database,omitempty"`
 	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
 	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // 0 when it did not run
+	Mark          *DiskMark              `protobuf:"bytes,4,opt,name=mark,proto3" json:"mark,omitempty"`        // of the sender
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EndDeleteRequest) Reset() {
 	*x = EndDeleteRequest{}
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2356,7 @@ func (x *EndDeleteRequest) String() string {
 func (*EndDeleteRequest) ProtoMessage() {}
 
 func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[33]
+	mi := &file_concord_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2369,7 @@ func (x *EndDeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteRequest.ProtoReflect.Descriptor instead.
 func (*EndDeleteRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{33}
+	return file_concord_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *EndDeleteRequest) GetDatabase() string {
@@ -2307,6 +2393,13 @@ func (x *EndDeleteRequest) GetVersion() uint64 {
 	return 0
 }
 
+func (x *EndDeleteRequest) GetMark() *DiskMark {
+	if x != nil {
+		return x.Mark
+	}
+	return nil
+}
+
 type EndDeleteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2315,7 +2408,7 @@ type EndDeleteResponse struct {
 
 func (x *EndDeleteResponse) Reset() {
 	*x = EndDeleteResponse{}
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2420,7 @@ func (x *EndDeleteResponse) String() string {
 func (*EndDeleteResponse) ProtoMessage() {}
 
 func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[34]
+	mi := &file_concord_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2433,7 @@ func (x *EndDeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeleteResponse.ProtoReflect.Descriptor instead.
 func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{34}
+	return file_concord_proto_rawDescGZIP(), []int{35}
 }
 
 type EndDeletesBeforeRequest struct {
@@ -2354,7 +2447,7 @@ type EndDeletesBeforeRequest struct {
 
 func (x *EndDeletesBeforeRequest) Reset() {
 	*x = EndDeletesBeforeRequest{}
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2459,7 @@ func (x *EndDeletesBeforeRequest) String() string {
 func (*EndDeletesBeforeRequest) ProtoMessage() {}
 
 func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[35]
+	mi := &file_concord_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2472,7 @@ func (x *EndDeletesBeforeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeRequest.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{35}
+	return file_concord_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EndDeletesBeforeRequest) GetSenderNode() uint64 {
@@ -2411,7 +2504,7 @@ type EndDeletesBeforeResponse struct {
 
 func (x *EndDeletesBeforeResponse) Reset() {
 	*x = EndDeletesBeforeResponse{}
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2516,7 @@ func (x *EndDeletesBeforeResponse) String() string {
 func (*EndDeletesBeforeResponse) ProtoMessage() {}
 
 func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[36]
+	mi := &file_concord_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2529,7 @@ func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndDeletesBeforeResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{36}
+	return file_concord_proto_rawDescGZIP(), []int{37}
 }
 
 type DropShardsRequest struct {
@@ -2456,7 +2549,7 @@ type DropShardsRequest struct {
 
 func (x *DropShardsRequest) Reset() {
 	*x = DropShardsRequest{}
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2468,7 +2561,7 @@ func (x *DropShardsRequest) String() string {
 func (*DropShardsRequest) ProtoMessage() {}
 
 func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[37]
+	mi := &file_concord_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2481,7 +2574,7 @@ func (x *DropShardsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsRequest.ProtoReflect.Descriptor instead.
 func (*DropShardsRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{37}
+	return file_concord_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DropShardsRequest) GetWhat() isDropShardsRequest_What {
@@ -2557,7 +2650,7 @@ type DropRetentionPolicy struct {
 
 func (x *DropRetentionPolicy) Reset() {
 	*x = DropRetentionPolicy{}
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2569,7 +2662,7 @@ func (x *DropRetentionPolicy) String() string {
 func (*DropRetentionPolicy) ProtoMessage() {}
 
 func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[38]
+	mi := &file_concord_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2582,7 +2675,7 @@ func (x *DropRetentionPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropRetentionPolicy.ProtoReflect.Descriptor instead.
 func (*DropRetentionPolicy) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{38}
+	return file_concord_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DropRetentionPolicy) GetDatabase() string {
@@ -2608,7 +2701,7 @@ type DropShardsResponse struct {
 
 func (x *DropShardsResponse) Reset() {
 	*x = DropShardsResponse{}
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2620,7 +2713,7 @@ func (x *DropShardsResponse) String() string {
 func (*DropShardsResponse) ProtoMessage() {}
 
 func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[39]
+	mi := &file_concord_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2633,7 +2726,7 @@ func (x *DropShardsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropShardsResponse.ProtoReflect.Descriptor instead.
 func (*DropShardsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{39}
+	return file_concord_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DropShardsResponse) GetError() string {
@@ -2652,7 +2745,7 @@ type ShardStatesRequest struct {
 
 func (x *ShardStatesRequest) Reset() {
 	*x = ShardStatesRequest{}
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2757,7 @@ func (x *ShardStatesRequest) String() string {
 func (*ShardStatesRequest) ProtoMessage() {}
 
 func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[40]
+	mi := &file_concord_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2770,7 @@ func (x *ShardStatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesRequest.ProtoReflect.Descriptor instead.
 func (*ShardStatesRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{40}
+	return file_concord_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ShardStatesRequest) GetShardIds() []uint64 {
@@ -2702,13 +2795,14 @@ type ShardState struct {
 	LackGen       uint64                 `protobuf:"varint,11,opt,name=lack_gen,json=lackGen,proto3" json:"lack_gen,omitempty"`               // another for each time that something was missed
 	Waiting       []uint64               `protobuf:"varint,12,rep,packed,name=waiting,proto3" json:"waiting,omitempty"`                       // nodes that keep writes or deletes for it
 	Clock         uint64                 `protobuf:"fixed64,13,opt,name=clock,proto3" json:"clock,omitempty"`                                 // as in VersionsResponse
+	LackAfter     string                 `protobuf:"bytes,14,opt,name=lack_after,json=lackAfter,proto3" json:"lack_after,omitempty"`          // of stale: what it lacks when the deletes have run on it; empty is outdated
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShardState) Reset() {
 	*x = ShardState{}
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2720,7 +2814,7 @@ func (x *ShardState) String() string {
 func (*ShardState) ProtoMessage() {}
 
 func (x *ShardState) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[41]
+	mi := &file_concord_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2733,7 +2827,7 @@ func (x *ShardState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardState.ProtoReflect.Descriptor instead.
 func (*ShardState) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{41}
+	return file_concord_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ShardState) GetShardId() uint64 {
@@ -2827,6 +2921,13 @@ func (x *ShardState) GetClock() uint64 {
 	return 0
 }
 
+func (x *ShardState) GetLackAfter() string {
+	if x != nil {
+		return x.LackAfter
+	}
+	return ""
+}
+
 type WholeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -2837,7 +2938,7 @@ type WholeRequest struct {
 
 func (x *WholeRequest) Reset() {
 	*x = WholeRequest{}
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2849,7 +2950,7 @@ func (x *WholeRequest) String() string {
 func (*WholeRequest) ProtoMessage() {}
 
 func (x *WholeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[42]
+	mi := &file_concord_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2862,7 +2963,7 @@ func (x *WholeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeRequest.ProtoReflect.Descriptor instead.
 func (*WholeRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{42}
+	return file_concord_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WholeRequest) GetShardId() uint64 {
@@ -2887,7 +2988,7 @@ type WholeResponse struct {
 
 func (x *WholeResponse) Reset() {
 	*x = WholeResponse{}
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +3000,7 @@ func (x *WholeResponse) String() string {
 func (*WholeResponse) ProtoMessage() {}
 
 func (x *WholeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[43]
+	mi := &file_concord_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +3013,7 @@ func (x *WholeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WholeResponse.ProtoReflect.Descriptor instead.
 func (*WholeResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{43}
+	return file_concord_proto_rawDescGZIP(), []int{44}
 }
 
 type ShardStatesResponse struct {
@@ -2924,7 +3025,7 @@ type ShardStatesResponse struct {
 
 func (x *ShardStatesResponse) Reset() {
 	*x = ShardStatesResponse{}
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3037,7 @@ func (x *ShardStatesResponse) String() string {
 func (*ShardStatesResponse) ProtoMessage() {}
 
 func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[44]
+	mi := &file_concord_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3050,7 @@ func (x *ShardStatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardStatesResponse.ProtoReflect.Descriptor instead.
 func (*ShardStatesResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{44}
+	return file_concord_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ShardStatesResponse) GetStates() []*ShardState {
@@ -2970,7 +3071,7 @@ type Sum struct {
 
 func (x *Sum) Reset() {
 	*x = Sum{}
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2982,7 +3083,7 @@ func (x *Sum) String() string {
 func (*Sum) ProtoMessage() {}
 
 func (x *Sum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[45]
+	mi := &file_concord_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2995,7 +3096,7 @@ func (x *Sum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sum.ProtoReflect.Descriptor instead.
 func (*Sum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{45}
+	return file_concord_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Sum) GetCount() uint64 {
@@ -3031,7 +3132,7 @@ type RootRequest struct {
 
 func (x *RootRequest) Reset() {
 	*x = RootRequest{}
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3043,7 +3144,7 @@ func (x *RootRequest) String() string {
 func (*RootRequest) ProtoMessage() {}
 
 func (x *RootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[46]
+	mi := &file_concord_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3056,7 +3157,7 @@ func (x *RootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
 func (*RootRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{46}
+	return file_concord_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RootRequest) GetShardId() uint64 {
@@ -3096,7 +3197,7 @@ type RootResponse struct {
 
 func (x *RootResponse) Reset() {
 	*x = RootResponse{}
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3209,7 @@ func (x *RootResponse) String() string {
 func (*RootResponse) ProtoMessage() {}
 
 func (x *RootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[47]
+	mi := &file_concord_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3222,7 @@ func (x *RootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RootResponse.ProtoReflect.Descriptor instead.
 func (*RootResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{47}
+	return file_concord_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RootResponse) GetRoot() *Sum {
@@ -3141,7 +3242,7 @@ type WindowSum struct {
 
 func (x *WindowSum) Reset() {
 	*x = WindowSum{}
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3153,7 +3254,7 @@ func (x *WindowSum) String() string {
 func (*WindowSum) ProtoMessage() {}
 
 func (x *WindowSum) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[48]
+	mi := &file_concord_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3166,7 +3267,7 @@ func (x *WindowSum) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WindowSum.ProtoReflect.Descriptor instead.
 func (*WindowSum) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{48}
+	return file_concord_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *WindowSum) GetWindow() uint32 {
@@ -3195,7 +3296,7 @@ type SeriesField struct {
 
 func (x *SeriesField) Reset() {
 	*x = SeriesField{}
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3308,7 @@ func (x *SeriesField) String() string {
 func (*SeriesField) ProtoMessage() {}
 
 func (x *SeriesField) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[49]
+	mi := &file_concord_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3321,7 @@ func (x *SeriesField) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeriesField.ProtoReflect.Descriptor instead.
 func (*SeriesField) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{49}
+	return file_concord_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SeriesField) GetSeries() []byte {
@@ -3260,7 +3361,7 @@ type DigestsChunk struct {
 
 func (x *DigestsChunk) Reset() {
 	*x = DigestsChunk{}
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3272,7 +3373,7 @@ func (x *DigestsChunk) String() string {
 func (*DigestsChunk) ProtoMessage() {}
 
 func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[50]
+	mi := &file_concord_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3285,7 +3386,7 @@ func (x *DigestsChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestsChunk.ProtoReflect.Descriptor instead.
 func (*DigestsChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{50}
+	return file_concord_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DigestsChunk) GetFields() []*SeriesField {
@@ -3308,7 +3409,7 @@ type Region struct {
 
 func (x *Region) Reset() {
 	*x = Region{}
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3320,7 +3421,7 @@ func (x *Region) String() string {
 func (*Region) ProtoMessage() {}
 
 func (x *Region) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[51]
+	mi := &file_concord_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3333,7 +3434,7 @@ func (x *Region) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Region.ProtoReflect.Descriptor instead.
 func (*Region) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{51}
+	return file_concord_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Region) GetSeries() []byte {
@@ -3384,7 +3485,7 @@ type Block struct {
 
 func (x *Block) Reset() {
 	*x = Block{}
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +3497,7 @@ func (x *Block) String() string {
 func (*Block) ProtoMessage() {}
 
 func (x *Block) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[52]
+	mi := &file_concord_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +3510,7 @@ func (x *Block) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Block.ProtoReflect.Descriptor instead.
 func (*Block) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{52}
+	return file_concord_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Block) GetSeries() []byte {
@@ -3453,7 +3554,7 @@ type FetchRequest struct {
 
 func (x *FetchRequest) Reset() {
 	*x = FetchRequest{}
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3465,7 +3566,7 @@ func (x *FetchRequest) String() string {
 func (*FetchRequest) ProtoMessage() {}
 
 func (x *FetchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[53]
+	mi := &file_concord_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3478,7 +3579,7 @@ func (x *FetchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchRequest.ProtoReflect.Descriptor instead.
 func (*FetchRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{53}
+	return file_concord_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FetchRequest) GetShardId() uint64 {
@@ -3518,7 +3619,7 @@ type FetchChunk struct {
 
 func (x *FetchChunk) Reset() {
 	*x = FetchChunk{}
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3530,7 +3631,7 @@ func (x *FetchChunk) String() string {
 func (*FetchChunk) ProtoMessage() {}
 
 func (x *FetchChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[54]
+	mi := &file_concord_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3543,7 +3644,7 @@ func (x *FetchChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchChunk.ProtoReflect.Descriptor instead.
 func (*FetchChunk) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{54}
+	return file_concord_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FetchChunk) GetBlocks() []*Block {
@@ -3567,7 +3668,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3579,7 +3680,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[55]
+	mi := &file_concord_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3592,7 +3693,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{55}
+	return file_concord_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ApplyRequest) GetDeletes() uint64 {
@@ -3649,7 +3750,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +3762,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[56]
+	mi := &file_concord_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +3775,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56}
+	return file_concord_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ApplyResponse) GetPoints() uint64 {
@@ -3706,7 +3807,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3718,7 +3819,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[57]
+	mi := &file_concord_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3731,7 +3832,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{57}
+	return file_concord_proto_rawDescGZIP(), []int{58}
 }
 
 type StatusResponse struct {
@@ -3746,7 +3847,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3859,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[58]
+	mi := &file_concord_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3872,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58}
+	return file_concord_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *StatusResponse) GetShards() []*StatusResponse_Shard {
@@ -3811,7 +3912,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3823,7 +3924,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[59]
+	mi := &file_concord_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3836,7 +3937,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{59}
+	return file_concord_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RepairRequest) GetShardId() uint64 {
@@ -3854,7 +3955,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3866,7 +3967,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[60]
+	mi := &file_concord_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3879,7 +3980,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{60}
+	return file_concord_proto_rawDescGZIP(), []int{61}
 }
 
 type PauseRequest struct {
@@ -3891,7 +3992,7 @@ type PauseRequest struct {
 
 func (x *PauseRequest) Reset() {
 	*x = PauseRequest{}
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3903,7 +4004,7 @@ func (x *PauseRequest) String() string {
 func (*PauseRequest) ProtoMessage() {}
 
 func (x *PauseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[61]
+	mi := &file_concord_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3916,7 +4017,7 @@ func (x *PauseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRequest.ProtoReflect.Descriptor instead.
 func (*PauseRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{61}
+	return file_concord_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PauseRequest) GetPaused() bool {
@@ -3935,7 +4036,7 @@ type MaxRateRequest struct {
 
 func (x *MaxRateRequest) Reset() {
 	*x = MaxRateRequest{}
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3947,7 +4048,7 @@ func (x *MaxRateRequest) String() string {
 func (*MaxRateRequest) ProtoMessage() {}
 
 func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[62]
+	mi := &file_concord_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3960,7 +4061,7 @@ func (x *MaxRateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaxRateRequest.ProtoReflect.Descriptor instead.
 func (*MaxRateRequest) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{62}
+	return file_concord_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *MaxRateRequest) GetBytes() uint64 {
@@ -4001,7 +4102,7 @@ type RepairRecord struct {
 
 func (x *RepairRecord) Reset() {
 	*x = RepairRecord{}
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4013,7 +4114,7 @@ func (x *RepairRecord) String() string {
 func (*RepairRecord) ProtoMessage() {}
 
 func (x *RepairRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[63]
+	mi := &file_concord_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4026,7 +4127,7 @@ func (x *RepairRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord.ProtoReflect.Descriptor instead.
 func (*RepairRecord) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{63}
+	return file_concord_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RepairRecord) GetShardId() uint64 {
@@ -4200,7 +4301,7 @@ type DiffResponse struct {
 
 func (x *DiffResponse) Reset() {
 	*x = DiffResponse{}
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4212,7 +4313,7 @@ func (x *DiffResponse) String() string {
 func (*DiffResponse) ProtoMessage() {}
 
 func (x *DiffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[64]
+	mi := &file_concord_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4225,7 +4326,7 @@ func (x *DiffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse.ProtoReflect.Descriptor instead.
 func (*DiffResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{64}
+	return file_concord_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *DiffResponse) GetOwners() []string {
@@ -4302,7 +4403,7 @@ type RepairsResponse struct {
 
 func (x *RepairsResponse) Reset() {
 	*x = RepairsResponse{}
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4314,7 +4415,7 @@ func (x *RepairsResponse) String() string {
 func (*RepairsResponse) ProtoMessage() {}
 
 func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[65]
+	mi := &file_concord_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4327,7 +4428,7 @@ func (x *RepairsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairsResponse.ProtoReflect.Descriptor instead.
 func (*RepairsResponse) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{65}
+	return file_concord_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RepairsResponse) GetPaused() bool {
@@ -4361,7 +4462,7 @@ type ReceivedRequest_Shard struct {
 
 func (x *ReceivedRequest_Shard) Reset() {
 	*x = ReceivedRequest_Shard{}
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4373,7 +4474,7 @@ func (x *ReceivedRequest_Shard) String() string {
 func (*ReceivedRequest_Shard) ProtoMessage() {}
 
 func (x *ReceivedRequest_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[66]
+	mi := &file_concord_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4516,7 @@ type ApplyResponse_Refused struct {
 
 func (x *ApplyResponse_Refused) Reset() {
 	*x = ApplyResponse_Refused{}
-	mi := &file_concord_proto_msgTypes[67]
+	mi := &file_concord_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4427,7 +4528,7 @@ func (x *ApplyResponse_Refused) String() string {
 func (*ApplyResponse_Refused) ProtoMessage() {}
 
 func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[67]
+	mi := &file_concord_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4440,7 +4541,7 @@ func (x *ApplyResponse_Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse_Refused.ProtoReflect.Descriptor instead.
 func (*ApplyResponse_Refused) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{56, 0}
+	return file_concord_proto_rawDescGZIP(), []int{57, 0}
 }
 
 func (x *ApplyResponse_Refused) GetBlock() uint32 {
@@ -4482,7 +4583,7 @@ type StatusResponse_Shard struct {
 
 func (x *StatusResponse_Shard) Reset() {
 	*x = StatusResponse_Shard{}
-	mi := &file_concord_proto_msgTypes[68]
+	mi := &file_concord_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4595,7 @@ func (x *StatusResponse_Shard) String() string {
 func (*StatusResponse_Shard) ProtoMessage() {}
 
 func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[68]
+	mi := &file_concord_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4608,7 @@ func (x *StatusResponse_Shard) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse_Shard.ProtoReflect.Descriptor instead.
 func (*StatusResponse_Shard) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{58, 0}
+	return file_concord_proto_rawDescGZIP(), []int{59, 0}
 }
 
 func (x *StatusResponse_Shard) GetId() uint64 {
@@ -4546,7 +4647,7 @@ type RepairRecord_Decision struct {
 
 func (x *RepairRecord_Decision) Reset() {
 	*x = RepairRecord_Decision{}
-	mi := &file_concord_proto_msgTypes[69]
+	mi := &file_concord_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4558,7 +4659,7 @@ func (x *RepairRecord_Decision) String() string {
 func (*RepairRecord_Decision) ProtoMessage() {}
 
 func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[69]
+	mi := &file_concord_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4571,7 +4672,7 @@ func (x *RepairRecord_Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Decision.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Decision) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{63, 0}
+	return file_concord_proto_rawDescGZIP(), []int{64, 0}
 }
 
 func (x *RepairRecord_Decision) GetSeries() []byte {
@@ -4635,7 +4736,7 @@ type RepairRecord_Held struct {
 
 func (x *RepairRecord_Held) Reset() {
 	*x = RepairRecord_Held{}
-	mi := &file_concord_proto_msgTypes[70]
+	mi := &file_concord_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4748,7 @@ func (x *RepairRecord_Held) String() string {
 func (*RepairRecord_Held) ProtoMessage() {}
 
 func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[70]
+	mi := &file_concord_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4761,7 @@ func (x *RepairRecord_Held) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Held.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Held) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{63, 1}
+	return file_concord_proto_rawDescGZIP(), []int{64, 1}
 }
 
 func (x *RepairRecord_Held) GetNode() string {
@@ -4703,7 +4804,7 @@ type RepairRecord_Refusal struct {
 
 func (x *RepairRecord_Refusal) Reset() {
 	*x = RepairRecord_Refusal{}
-	mi := &file_concord_proto_msgTypes[71]
+	mi := &file_concord_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4715,7 +4816,7 @@ func (x *RepairRecord_Refusal) String() string {
 func (*RepairRecord_Refusal) ProtoMessage() {}
 
 func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[71]
+	mi := &file_concord_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4728,7 +4829,7 @@ func (x *RepairRecord_Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRecord_Refusal.ProtoReflect.Descriptor instead.
 func (*RepairRecord_Refusal) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{63, 2}
+	return file_concord_proto_rawDescGZIP(), []int{64, 2}
 }
 
 func (x *RepairRecord_Refusal) GetNode() string {
@@ -4772,7 +4873,7 @@ type DiffResponse_Pair struct {
 
 func (x *DiffResponse_Pair) Reset() {
 	*x = DiffResponse_Pair{}
-	mi := &file_concord_proto_msgTypes[72]
+	mi := &file_concord_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4784,7 +4885,7 @@ func (x *DiffResponse_Pair) String() string {
 func (*DiffResponse_Pair) ProtoMessage() {}
 
 func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[72]
+	mi := &file_concord_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4797,7 +4898,7 @@ func (x *DiffResponse_Pair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Pair.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Pair) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{64, 0}
+	return file_concord_proto_rawDescGZIP(), []int{65, 0}
 }
 
 func (x *DiffResponse_Pair) GetA() string {
@@ -4847,7 +4948,7 @@ type DiffResponse_Field struct {
 
 func (x *DiffResponse_Field) Reset() {
 	*x = DiffResponse_Field{}
-	mi := &file_concord_proto_msgTypes[73]
+	mi := &file_concord_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4859,7 +4960,7 @@ func (x *DiffResponse_Field) String() string {
 func (*DiffResponse_Field) ProtoMessage() {}
 
 func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
-	mi := &file_concord_proto_msgTypes[73]
+	mi := &file_concord_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4872,7 +4973,7 @@ func (x *DiffResponse_Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffResponse_Field.ProtoReflect.Descriptor instead.
 func (*DiffResponse_Field) Descriptor() ([]byte, []int) {
-	return file_concord_proto_rawDescGZIP(), []int{64, 1}
+	return file_concord_proto_rawDescGZIP(), []int{65, 1}
 }
 
 func (x *DiffResponse_Field) GetSeries() []byte {
@@ -5076,19 +5177,27 @@ const file_concord_proto_rawDesc = "" +
 	"\x05clock\x18\x01 \x01(\x04R\x05clock\"V\n" +
 	"\x10RunDeleteRequest\x12*\n" +
 	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x16\n" +
-	"\x06hinted\x18\x02 \x01(\bR\x06hinted\")\n" +
+	"\x06hinted\x18\x02 \x01(\bR\x06hinted\"S\n" +
 	"\x11RunDeleteResponse\x12\x14\n" +
-	"\x05error\x18\x01 \x01(\tR\x05error\"U\n" +
+	"\x05error\x18\x01 \x01(\tR\x05error\x12(\n" +
+	"\x04mark\x18\x02 \x01(\v2\x14.concord.v1.DiskMarkR\x04mark\"`\n" +
+	"\bDiskMark\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x04R\x04node\x12\x16\n" +
+	"\x06folder\x18\x02 \x01(\tR\x06folder\x12\x14\n" +
+	"\x05start\x18\x03 \x01(\x04R\x05start\x12\x12\n" +
+	"\x04mark\x18\x04 \x01(\x04R\x04mark\"U\n" +
 	"\x11HintDeleteRequest\x12*\n" +
 	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\x04R\x05nodes\"\x14\n" +
-	"\x12HintDeleteResponse\"0\n" +
+	"\x12HintDeleteResponse\"B\n" +
 	"\x18RememberedDeletesRequest\x12\x14\n" +
-	"\x05since\x18\x01 \x01(\x04R\x05since\"X\n" +
+	"\x05since\x18\x01 \x01(\x04R\x05since\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\"\x82\x01\n" +
 	"\x10EndDeleteRequest\x12\x1a\n" +
 	"\bdatabase\x18\x01 \x01(\tR\bdatabase\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\x13\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12(\n" +
+	"\x04mark\x18\x04 \x01(\v2\x14.concord.v1.DiskMarkR\x04mark\"\x13\n" +
 	"\x11EndDeleteResponse\"h\n" +
 	"\x17EndDeletesBeforeRequest\x12\x1f\n" +
 	"\vsender_node\x18\x01 \x01(\x04R\n" +
@@ -5109,7 +5218,7 @@ const file_concord_proto_rawDesc = "" +
 	"\x12DropShardsResponse\x12\x14\n" +
 	"\x05error\x18\x01 \x01(\tR\x05error\"1\n" +
 	"\x12ShardStatesRequest\x12\x1b\n" +
-	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xdb\x02\n" +
+	"\tshard_ids\x18\x01 \x03(\x04R\bshardIds\"\xfa\x02\n" +
 	"\n" +
 	"ShardState\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x16\n" +
@@ -5125,7 +5234,9 @@ const file_concord_proto_rawDesc = "" +
 	" \x01(\tR\alackWhy\x12\x19\n" +
 	"\black_gen\x18\v \x01(\x04R\alackGen\x12\x18\n" +
 	"\awaiting\x18\f \x03(\x04R\awaiting\x12\x14\n" +
-	"\x05clock\x18\r \x01(\x06R\x05clock\"D\n" +
+	"\x05clock\x18\r \x01(\x06R\x05clock\x12\x1d\n" +
+	"\n" +
+	"lack_after\x18\x0e \x01(\tR\tlackAfter\"D\n" +
 	"\fWholeRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x19\n" +
 	"\black_gen\x18\x02 \x01(\x04R\alackGen\"\x0f\n" +
@@ -5333,7 +5444,7 @@ func file_concord_proto_rawDescGZIP() []byte {
 }
 
 var file_concord_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_concord_proto_msgTypes = make([]protoimpl.MessageInfo, 75)
 var file_concord_proto_goTypes = []any{
 	(ExecuteRequest_Kind)(0),         // 0: concord.v1.ExecuteRequest.Kind
 	(Delete_Kind)(0),                 // 1: concord.v1.Delete.Kind
@@ -5367,50 +5478,51 @@ var file_concord_proto_goTypes = []any{
 	(*AnnounceDeleteResponse)(nil),   // 29: concord.v1.AnnounceDeleteResponse
 	(*RunDeleteRequest)(nil),         // 30: concord.v1.RunDeleteRequest
 	(*RunDeleteResponse)(nil),        // 31: concord.v1.RunDeleteResponse
-	(*HintDeleteRequest)(nil),        // 32: concord.v1.HintDeleteRequest
-	(*HintDeleteResponse)(nil),       // 33: concord.v1.HintDeleteResponse
-	(*RememberedDeletesRequest)(nil), // 34: concord.v1.RememberedDeletesRequest
-	(*EndDeleteRequest)(nil),         // 35: concord.v1.EndDeleteRequest
-	(*EndDeleteResponse)(nil),        // 36: concord.v1.EndDeleteResponse
-	(*EndDeletesBeforeRequest)(nil),  // 37: concord.v1.EndDeletesBeforeRequest
-	(*EndDeletesBeforeResponse)(nil), // 38: concord.v1.EndDeletesBeforeResponse
-	(*DropShardsRequest)(nil),        // 39: concord.v1.DropShardsRequest
-	(*DropRetentionPolicy)(nil),      // 40: concord.v1.DropRetentionPolicy
-	(*DropShardsResponse)(nil),       // 41: concord.v1.DropShardsResponse
-	(*ShardStatesRequest)(nil),       // 42: concord.v1.ShardStatesRequest
-	(*ShardState)(nil),               // 43: concord.v1.ShardState
-	(*WholeRequest)(nil),             // 44: concord.v1.WholeRequest
-	(*WholeResponse)(nil),            // 45: concord.v1.WholeResponse
-	(*ShardStatesResponse)(nil),      // 46: concord.v1.ShardStatesResponse
-	(*Sum)(nil),                      // 47: concord.v1.Sum
-	(*RootRequest)(nil),              // 48: concord.v1.RootRequest
-	(*RootResponse)(nil),             // 49: concord.v1.RootResponse
-	(*WindowSum)(nil),                // 50: concord.v1.WindowSum
-	(*SeriesField)(nil),              // 51: concord.v1.SeriesField
-	(*DigestsChunk)(nil),             // 52: concord.v1.DigestsChunk
-	(*Region)(nil),                   // 53: concord.v1.Region
-	(*Block)(nil),                    // 54: concord.v1.Block
-	(*FetchRequest)(nil),             // 55: concord.v1.FetchRequest
-	(*FetchChunk)(nil),               // 56: concord.v1.FetchChunk
-	(*ApplyRequest)(nil),             // 57: concord.v1.ApplyRequest
-	(*ApplyResponse)(nil),            // 58: concord.v1.ApplyResponse
-	(*StatusRequest)(nil),            // 59: concord.v1.StatusRequest
-	(*StatusResponse)(nil),           // 60: concord.v1.StatusResponse
-	(*RepairRequest)(nil),            // 61: concord.v1.RepairRequest
-	(*RepairResponse)(nil),           // 62: concord.v1.RepairResponse
-	(*PauseRequest)(nil),             // 63: concord.v1.PauseRequest
-	(*MaxRateRequest)(nil),           // 64: concord.v1.MaxRateRequest
-	(*RepairRecord)(nil),             // 65: concord.v1.RepairRecord
-	(*DiffResponse)(nil),             // 66: concord.v1.DiffResponse
-	(*RepairsResponse)(nil),          // 67: concord.v1.RepairsResponse
-	(*ReceivedRequest_Shard)(nil),    // 68: concord.v1.ReceivedRequest.Shard
-	(*ApplyResponse_Refused)(nil),    // 69: concord.v1.ApplyResponse.Refused
-	(*StatusResponse_Shard)(nil),     // 70: concord.v1.StatusResponse.Shard
-	(*RepairRecord_Decision)(nil),    // 71: concord.v1.RepairRecord.Decision
-	(*RepairRecord_Held)(nil),        // 72: concord.v1.RepairRecord.Held
-	(*RepairRecord_Refusal)(nil),     // 73: concord.v1.RepairRecord.Refusal
-	(*DiffResponse_Pair)(nil),        // 74: concord.v1.DiffResponse.Pair
-	(*DiffResponse_Field)(nil),       // 75: concord.v1.DiffResponse.Field
+	(*DiskMark)(nil),                 // 32: concord.v1.DiskMark
+	(*HintDeleteRequest)(nil),        // 33: concord.v1.HintDeleteRequest
+	(*HintDeleteResponse)(nil),       // 34: concord.v1.HintDeleteResponse
+	(*RememberedDeletesRequest)(nil), // 35: concord.v1.RememberedDeletesRequest
+	(*EndDeleteRequest)(nil),         // 36: concord.v1.EndDeleteRequest
+	(*EndDeleteResponse)(nil),        // 37: concord.v1.EndDeleteResponse
+	(*EndDeletesBeforeRequest)(nil),  // 38: concord.v1.EndDeletesBeforeRequest
+	(*EndDeletesBeforeResponse)(nil), // 39: concord.v1.EndDeletesBeforeResponse
+	(*DropShardsRequest)(nil),        // 40: concord.v1.DropShardsRequest
+	(*DropRetentionPolicy)(nil),      // 41: concord.v1.DropRetentionPolicy
+	(*DropShardsResponse)(nil),       // 42: concord.v1.DropShardsResponse
+	(*ShardStatesRequest)(nil),       // 43: concord.v1.ShardStatesRequest
+	(*ShardState)(nil),               // 44: concord.v1.ShardState
+	(*WholeRequest)(nil),             // 45: concord.v1.WholeRequest
+	(*WholeResponse)(nil),            // 46: concord.v1.WholeResponse
+	(*ShardStatesResponse)(nil),      // 47: concord.v1.ShardStatesResponse
+	(*Sum)(nil),                      // 48: concord.v1.Sum
+	(*RootRequest)(nil),              // 49: concord.v1.RootRequest
+	(*RootResponse)(nil),             // 50: concord.v1.RootResponse
+	(*WindowSum)(nil),                // 51: concord.v1.WindowSum
+	(*SeriesField)(nil),              // 52: concord.v1.SeriesField
+	(*DigestsChunk)(nil),             // 53: concord.v1.DigestsChunk
+	(*Region)(nil),                   // 54: concord.v1.Region
+	(*Block)(nil),                    // 55: concord.v1.Block
+	(*FetchRequest)(nil),             // 56: concord.v1.FetchRequest
+	(*FetchChunk)(nil),               // 57: concord.v1.FetchChunk
+	(*ApplyRequest)(nil),             // 58: concord.v1.ApplyRequest
+	(*ApplyResponse)(nil),            // 59: concord.v1.ApplyResponse
+	(*StatusRequest)(nil),            // 60: concord.v1.StatusRequest
+	(*StatusResponse)(nil),           // 61: concord.v1.StatusResponse
+	(*RepairRequest)(nil),            // 62: concord.v1.RepairRequest
+	(*RepairResponse)(nil),           // 63: concord.v1.RepairResponse
+	(*PauseRequest)(nil),             // 64: concord.v1.PauseRequest
+	(*MaxRateRequest)(nil),           // 65: concord.v1.MaxRateRequest
+	(*RepairRecord)(nil),             // 66: concord.v1.RepairRecord
+	(*DiffResponse)(nil),             // 67: concord.v1.DiffResponse
+	(*RepairsResponse)(nil),          // 68: concord.v1.RepairsResponse
+	(*ReceivedRequest_Shard)(nil),    // 69: concord.v1.ReceivedRequest.Shard
+	(*ApplyResponse_Refused)(nil),    // 70: concord.v1.ApplyResponse.Refused
+	(*StatusResponse_Shard)(nil),     // 71: concord.v1.StatusResponse.Shard
+	(*RepairRecord_Decision)(nil),    // 72: concord.v1.RepairRecord.Decision
+	(*RepairRecord_Held)(nil),        // 73: concord.v1.RepairRecord.Held
+	(*RepairRecord_Refusal)(nil),     // 74: concord.v1.RepairRecord.Refusal
+	(*DiffResponse_Pair)(nil),        // 75: concord.v1.DiffResponse.Pair
+	(*DiffResponse_Field)(nil),       // 76: concord.v1.DiffResponse.Field
 }
 var file_concord_proto_depIdxs = []int32{
 	4,  // 0: concord.v1.SurveyResponse.unknown:type_name -> concord.v1.ShardMove
@@ -5420,103 +5532,105 @@ var file_concord_proto_depIdxs = []int32{
 	21, // 4: concord.v1.WriteShardResponse.type_conflicts:type_name -> concord.v1.FieldType
 	0,  // 5: concord.v1.ExecuteRequest.kind:type_name -> concord.v1.ExecuteRequest.Kind
 	27, // 6: concord.v1.ExecuteRequest.bounds:type_name -> concord.v1.DeleteBounds
-	68, // 7: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
+	69, // 7: concord.v1.ReceivedRequest.shards:type_name -> concord.v1.ReceivedRequest.Shard
 	1,  // 8: concord.v1.Delete.kind:type_name -> concord.v1.Delete.Kind
 	27, // 9: concord.v1.Delete.bounds:type_name -> concord.v1.DeleteBounds
 	26, // 10: concord.v1.AnnounceDeleteRequest.delete:type_name -> concord.v1.Delete
 	26, // 11: concord.v1.RunDeleteRequest.delete:type_name -> concord.v1.Delete
-	26, // 12: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
-	40, // 13: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
-	43, // 14: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
-	47, // 15: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
-	47, // 16: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
-	50, // 17: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
-	51, // 18: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
-	53, // 19: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
-	54, // 20: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
-	54, // 21: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
-	69, // 22: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
-	70, // 23: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
-	71, // 24: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
-	73, // 25: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
-	74, // 26: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
-	75, // 27: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
-	71, // 28: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
-	65, // 29: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
-	72, // 30: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
-	7,  // 31: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
-	9,  // 32: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
-	11, // 33: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
-	13, // 34: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
-	15, // 35: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
-	2,  // 36: concord.v1.Membership.Survey:input_type -> concord.v1.SurveyRequest
-	5,  // 37: concord.v1.Membership.PrepareAdoption:input_type -> concord.v1.PrepareAdoptionRequest
-	17, // 38: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
-	19, // 39: concord.v1.Replication.WriteBatch:input_type -> concord.v1.WriteBatchRequest
-	22, // 40: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
-	32, // 41: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
-	24, // 42: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
-	28, // 43: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
-	30, // 44: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
-	32, // 45: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
-	35, // 46: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
-	37, // 47: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
-	34, // 48: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
-	39, // 49: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
-	42, // 50: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
-	48, // 51: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
-	48, // 52: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
-	55, // 53: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
-	57, // 54: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
-	44, // 55: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
-	44, // 56: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
-	59, // 57: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
-	61, // 58: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
-	61, // 59: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
-	61, // 60: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
-	63, // 61: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
-	64, // 62: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
-	61, // 63: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
-	59, // 64: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
-	8,  // 65: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
-	10, // 66: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
-	12, // 67: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
-	14, // 68: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
-	16, // 69: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
-	3,  // 70: concord.v1.Membership.Survey:output_type -> concord.v1.SurveyResponse
-	6,  // 71: concord.v1.Membership.PrepareAdoption:output_type -> concord.v1.PrepareAdoptionResponse
-	20, // 72: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
-	20, // 73: concord.v1.Replication.WriteBatch:output_type -> concord.v1.WriteShardResponse
-	23, // 74: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
-	33, // 75: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
-	25, // 76: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
-	29, // 77: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
-	31, // 78: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
-	33, // 79: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
-	36, // 80: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
-	38, // 81: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
-	26, // 82: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
-	41, // 83: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
-	46, // 84: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
-	49, // 85: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
-	52, // 86: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
-	56, // 87: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
-	58, // 88: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
-	45, // 89: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
-	45, // 90: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
-	60, // 91: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
-	62, // 92: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
-	62, // 93: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
-	62, // 94: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
-	62, // 95: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
-	62, // 96: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
-	66, // 97: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
-	67, // 98: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
-	65, // [65:99] is the sub-list for method output_type
-	31, // [31:65] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	32, // 12: concord.v1.RunDeleteResponse.mark:type_name -> concord.v1.DiskMark
+	26, // 13: concord.v1.HintDeleteRequest.delete:type_name -> concord.v1.Delete
+	32, // 14: concord.v1.EndDeleteRequest.mark:type_name -> concord.v1.DiskMark
+	41, // 15: concord.v1.DropShardsRequest.retention_policy:type_name -> concord.v1.DropRetentionPolicy
+	44, // 16: concord.v1.ShardStatesResponse.states:type_name -> concord.v1.ShardState
+	48, // 17: concord.v1.RootResponse.root:type_name -> concord.v1.Sum
+	48, // 18: concord.v1.WindowSum.sum:type_name -> concord.v1.Sum
+	51, // 19: concord.v1.SeriesField.windows:type_name -> concord.v1.WindowSum
+	52, // 20: concord.v1.DigestsChunk.fields:type_name -> concord.v1.SeriesField
+	54, // 21: concord.v1.FetchRequest.regions:type_name -> concord.v1.Region
+	55, // 22: concord.v1.FetchChunk.blocks:type_name -> concord.v1.Block
+	55, // 23: concord.v1.ApplyRequest.blocks:type_name -> concord.v1.Block
+	70, // 24: concord.v1.ApplyResponse.refused:type_name -> concord.v1.ApplyResponse.Refused
+	71, // 25: concord.v1.StatusResponse.shards:type_name -> concord.v1.StatusResponse.Shard
+	72, // 26: concord.v1.RepairRecord.decided:type_name -> concord.v1.RepairRecord.Decision
+	74, // 27: concord.v1.RepairRecord.refusals:type_name -> concord.v1.RepairRecord.Refusal
+	75, // 28: concord.v1.DiffResponse.pairs:type_name -> concord.v1.DiffResponse.Pair
+	76, // 29: concord.v1.DiffResponse.fields:type_name -> concord.v1.DiffResponse.Field
+	72, // 30: concord.v1.DiffResponse.decided:type_name -> concord.v1.RepairRecord.Decision
+	66, // 31: concord.v1.RepairsResponse.repairs:type_name -> concord.v1.RepairRecord
+	73, // 32: concord.v1.RepairRecord.Decision.held:type_name -> concord.v1.RepairRecord.Held
+	7,  // 33: concord.v1.Membership.Identify:input_type -> concord.v1.IdentifyRequest
+	9,  // 34: concord.v1.Membership.Join:input_type -> concord.v1.JoinRequest
+	11, // 35: concord.v1.Membership.Leave:input_type -> concord.v1.LeaveRequest
+	13, // 36: concord.v1.Membership.WhoIs:input_type -> concord.v1.WhoIsRequest
+	15, // 37: concord.v1.Membership.CatchUp:input_type -> concord.v1.CatchUpRequest
+	2,  // 38: concord.v1.Membership.Survey:input_type -> concord.v1.SurveyRequest
+	5,  // 39: concord.v1.Membership.PrepareAdoption:input_type -> concord.v1.PrepareAdoptionRequest
+	17, // 40: concord.v1.Replication.WriteShard:input_type -> concord.v1.WriteShardRequest
+	19, // 41: concord.v1.Replication.WriteBatch:input_type -> concord.v1.WriteBatchRequest
+	22, // 42: concord.v1.Replication.Execute:input_type -> concord.v1.ExecuteRequest
+	33, // 43: concord.v1.Replication.Hint:input_type -> concord.v1.HintDeleteRequest
+	24, // 44: concord.v1.Replication.Received:input_type -> concord.v1.ReceivedRequest
+	28, // 45: concord.v1.Deletes.AnnounceDelete:input_type -> concord.v1.AnnounceDeleteRequest
+	30, // 46: concord.v1.Deletes.RunDelete:input_type -> concord.v1.RunDeleteRequest
+	33, // 47: concord.v1.Deletes.HintDelete:input_type -> concord.v1.HintDeleteRequest
+	36, // 48: concord.v1.Deletes.EndDelete:input_type -> concord.v1.EndDeleteRequest
+	38, // 49: concord.v1.Deletes.EndDeletesBefore:input_type -> concord.v1.EndDeletesBeforeRequest
+	35, // 50: concord.v1.Deletes.RememberedDeletes:input_type -> concord.v1.RememberedDeletesRequest
+	40, // 51: concord.v1.Deletes.DropShards:input_type -> concord.v1.DropShardsRequest
+	43, // 52: concord.v1.Entropy.ShardStates:input_type -> concord.v1.ShardStatesRequest
+	49, // 53: concord.v1.Entropy.Root:input_type -> concord.v1.RootRequest
+	49, // 54: concord.v1.Entropy.Digests:input_type -> concord.v1.RootRequest
+	56, // 55: concord.v1.Entropy.Fetch:input_type -> concord.v1.FetchRequest
+	58, // 56: concord.v1.Entropy.Apply:input_type -> concord.v1.ApplyRequest
+	45, // 57: concord.v1.Entropy.Whole:input_type -> concord.v1.WholeRequest
+	45, // 58: concord.v1.Entropy.Discard:input_type -> concord.v1.WholeRequest
+	60, // 59: concord.v1.Entropy.Status:input_type -> concord.v1.StatusRequest
+	62, // 60: concord.v1.Entropy.Repair:input_type -> concord.v1.RepairRequest
+	62, // 61: concord.v1.Entropy.CancelRepair:input_type -> concord.v1.RepairRequest
+	62, // 62: concord.v1.Entropy.Check:input_type -> concord.v1.RepairRequest
+	64, // 63: concord.v1.Entropy.Pause:input_type -> concord.v1.PauseRequest
+	65, // 64: concord.v1.Entropy.SetMaxRate:input_type -> concord.v1.MaxRateRequest
+	62, // 65: concord.v1.Entropy.Diff:input_type -> concord.v1.RepairRequest
+	60, // 66: concord.v1.Entropy.Repairs:input_type -> concord.v1.StatusRequest
+	8,  // 67: concord.v1.Membership.Identify:output_type -> concord.v1.IdentifyResponse
+	10, // 68: concord.v1.Membership.Join:output_type -> concord.v1.JoinResponse
+	12, // 69: concord.v1.Membership.Leave:output_type -> concord.v1.LeaveResponse
+	14, // 70: concord.v1.Membership.WhoIs:output_type -> concord.v1.WhoIsResponse
+	16, // 71: concord.v1.Membership.CatchUp:output_type -> concord.v1.CatchUpResponse
+	3,  // 72: concord.v1.Membership.Survey:output_type -> concord.v1.SurveyResponse
+	6,  // 73: concord.v1.Membership.PrepareAdoption:output_type -> concord.v1.PrepareAdoptionResponse
+	20, // 74: concord.v1.Replication.WriteShard:output_type -> concord.v1.WriteShardResponse
+	20, // 75: concord.v1.Replication.WriteBatch:output_type -> concord.v1.WriteShardResponse
+	23, // 76: concord.v1.Replication.Execute:output_type -> concord.v1.ExecuteResponse
+	34, // 77: concord.v1.Replication.Hint:output_type -> concord.v1.HintDeleteResponse
+	25, // 78: concord.v1.Replication.Received:output_type -> concord.v1.ReceivedResponse
+	29, // 79: concord.v1.Deletes.AnnounceDelete:output_type -> concord.v1.AnnounceDeleteResponse
+	31, // 80: concord.v1.Deletes.RunDelete:output_type -> concord.v1.RunDeleteResponse
+	34, // 81: concord.v1.Deletes.HintDelete:output_type -> concord.v1.HintDeleteResponse
+	37, // 82: concord.v1.Deletes.EndDelete:output_type -> concord.v1.EndDeleteResponse
+	39, // 83: concord.v1.Deletes.EndDeletesBefore:output_type -> concord.v1.EndDeletesBeforeResponse
+	26, // 84: concord.v1.Deletes.RememberedDeletes:output_type -> concord.v1.Delete
+	42, // 85: concord.v1.Deletes.DropShards:output_type -> concord.v1.DropShardsResponse
+	47, // 86: concord.v1.Entropy.ShardStates:output_type -> concord.v1.ShardStatesResponse
+	50, // 87: concord.v1.Entropy.Root:output_type -> concord.v1.RootResponse
+	53, // 88: concord.v1.Entropy.Digests:output_type -> concord.v1.DigestsChunk
+	57, // 89: concord.v1.Entropy.Fetch:output_type -> concord.v1.FetchChunk
+	59, // 90: concord.v1.Entropy.Apply:output_type -> concord.v1.ApplyResponse
+	46, // 91: concord.v1.Entropy.Whole:output_type -> concord.v1.WholeResponse
+	46, // 92: concord.v1.Entropy.Discard:output_type -> concord.v1.WholeResponse
+	61, // 93: concord.v1.Entropy.Status:output_type -> concord.v1.StatusResponse
+	63, // 94: concord.v1.Entropy.Repair:output_type -> concord.v1.RepairResponse
+	63, // 95: concord.v1.Entropy.CancelRepair:output_type -> concord.v1.RepairResponse
+	63, // 96: concord.v1.Entropy.Check:output_type -> concord.v1.RepairResponse
+	63, // 97: concord.v1.Entropy.Pause:output_type -> concord.v1.RepairResponse
+	63, // 98: concord.v1.Entropy.SetMaxRate:output_type -> concord.v1.RepairResponse
+	67, // 99: concord.v1.Entropy.Diff:output_type -> concord.v1.DiffResponse
+	68, // 100: concord.v1.Entropy.Repairs:output_type -> concord.v1.RepairsResponse
+	67, // [67:101] is the sub-list for method output_type
+	33, // [33:67] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_concord_proto_init() }
@@ -5524,7 +5638,7 @@ func file_concord_proto_init() {
 	if File_concord_proto != nil {
 		return
 	}
-	file_concord_proto_msgTypes[37].OneofWrappers = []any{
+	file_concord_proto_msgTypes[38].OneofWrappers = []any{
 		(*DropShardsRequest_Database)(nil),
 		(*DropShardsRequest_RetentionPolicy)(nil),
 		(*DropShardsRequest_ShardId)(nil),
@@ -5535,7 +5649,7 @@ func file_concord_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_concord_proto_rawDesc), len(file_concord_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   74,
+			NumMessages:   75,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -224,11 +224,14 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 
 // Replaces reports whether the one copy that is Older can be made anew of the others, although none of them is whole:
 // all other owners take part, and their copies lack no more than some writes. What more than half of the owners have
-// acknowledged, one of them has. With two such copies, a write may be in these alone.
+// acknowledged, one of them has. With two such copies, a write may be in these alone. A copy that only lacks deletes is
+// not replaced: it is merged when they have run.
 func (s Set) Replaces() bool {
 	older := 0
 	for _, c := range s.Copies {
-		switch {
+		switch lack := c.State.Lack; {
+		case c.State.Older() && lack.Kind == copystate.Stale && lack.After != "" && lack.After != copystate.Outdated:
+			return false
 		case c.State.Older():
 			older++
 		case !c.State.Right() || c.State.Beginning == copystate.FromFiles:

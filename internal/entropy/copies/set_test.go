@@ -45,6 +45,9 @@ func TestReplaces(t *testing.T) {
 	whole := entropy.ShardState{Version: entropy.Version{Exists: true}}
 	missed, lost, outdated, made := whole, whole, whole, whole
 	missed.Lack.Kind, lost.Lack.Kind, outdated.Lack.Kind = copystate.Missed, copystate.Lost, copystate.Outdated
+	rolledBack, deletes := whole, whole
+	rolledBack.Lack = copystate.Lack{Kind: copystate.Stale, After: copystate.Outdated}
+	deletes.Lack = copystate.Lack{Kind: copystate.Stale, After: copystate.Missed}
 	made.Beginning = copystate.FromFiles
 	for _, tt := range []struct {
 		states []entropy.ShardState
@@ -53,6 +56,8 @@ func TestReplaces(t *testing.T) {
 	}{
 		{[]entropy.ShardState{missed, outdated, missed}, 3, true},
 		{[]entropy.ShardState{outdated, missed}, 2, true},
+		{[]entropy.ShardState{missed, rolledBack, missed}, 3, true},
+		{[]entropy.ShardState{missed, deletes, missed}, 3, false},    // it is merged when these have run
 		{[]entropy.ShardState{missed, outdated}, 3, false},           // a third is away
 		{[]entropy.ShardState{missed, outdated, lost}, 3, false},     // the third may have had what the first missed
 		{[]entropy.ShardState{missed, outdated, outdated}, 3, false}, // as here

@@ -591,10 +591,11 @@ func (NoDeletes) HoldDeletes(_, _ uint64) (release func(), ok bool) { return fun
 // NoCopies is what is known of copies that lack nothing.
 type NoCopies struct{}
 
-func (NoCopies) Begin(uint64) error             { return nil }
-func (NoCopies) Copied(uint64) error            { return nil }
-func (NoCopies) Whole(_, _ uint64) error        { return nil }
-func (NoCopies) Lacks(uint64) copystate.Lack    { return copystate.Lack{} }
-func (NoCopies) Waiting(uint64) []uint64        { return nil }
-func (NoCopies) Discarded(uint64, uint64) error { return nil }
-func (NoCopies) Ready() bool                    { return true }
+func (NoCopies) Begin(uint64) error          { return nil }
+func (NoCopies) Copied(uint64) error         { return nil }
+func (NoCopies) Whole(_, _ uint64) error     { return nil }
+func (NoCopies) Lacks(uint64) copystate.Lack { return copystate.Lack{} }
+func (NoCopies) Waiting(uint64) []uint64     { return nil }
+func (NoCopies) Discarded(uint64) error      { return nil }
+func (NoCopies) Refilled(uint64) error       { return nil }
+func (NoCopies) Ready() bool                 { return true }

@@ -115,7 +115,7 @@ func (l *Local) Discard(_ context.Context, id, gen uint64) error {
 	if err := l.Store.DeleteShard(id); err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
 		return err
 	}
-	return l.Copies.Discarded(id, gen)
+	return l.Copies.Discarded(id)
 }
 
 // keepFiles moves a snapshot of a shard's files aside.

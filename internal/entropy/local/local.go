@@ -301,6 +301,9 @@ func (l *Local) Apply(
 		return patch.Applied{}, err
 	}
 	if l.Store.Shard(shard.ID) == nil {
+		if err := l.Copies.Refilled(shard.ID); err != nil {
+			return patch.Applied{}, err
+		}
 		if err := l.Store.CreateShard(shard.Database, shard.RetentionPolicy, shard.ID, true); err != nil {
 			return patch.Applied{}, fmt.Errorf("create shard %d: %w", shard.ID, err)
 		}

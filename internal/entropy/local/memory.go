@@ -124,7 +124,8 @@ type Copies interface {
 	Whole(shard, gen uint64) error
 	Lacks(shard uint64) copystate.Lack
 	Waiting(shard uint64) []uint64
-	Discarded(shard, gen uint64) error
+	Discarded(shard uint64) error
+	Refilled(shard uint64) error
 	// Ready reports whether enough other data nodes have answered since the start: they know whether the disk of this
 	// one is older than it was.
 	Ready() bool

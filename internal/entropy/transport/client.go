@@ -170,7 +170,9 @@ func (p *peer) States(ctx context.Context, ids []uint64) (map[uint64]entropy.Sha
 			out[s.ShardId] = entropy.ShardState{
 				Version: entropy.Version{Exists: s.Exists, LastModified: s.LastModified, Size: s.Size},
 				Hints:   s.Hints, Waiting: s.Waiting, Beginning: copystate.Beginning(s.Begun), Deletes: s.Deletes,
-				Lack:  copystate.Lack{Kind: copystate.Kind(s.LackKind), Why: s.LackWhy, Gen: s.LackGen},
+				Lack: copystate.Lack{
+					Kind: copystate.Kind(s.LackKind), Why: s.LackWhy, Gen: s.LackGen, After: copystate.Kind(s.LackAfter),
+				},
 				Clock: s.Clock, Corrupt: s.Corrupt,
 			}
 		}

@@ -96,8 +96,8 @@ func (s *Server) ShardStates(ctx context.Context, r *rpc.ShardStatesRequest) (*r
 		resp.States = append(resp.States, &rpc.ShardState{
 			ShardId: id, Exists: st.Exists, LastModified: st.LastModified, Size: st.Size, Hints: st.Hints,
 			Begun: int64(st.Beginning), Deletes: st.Deletes, Corrupt: st.Corrupt, LackKind: string(st.Lack.Kind),
-			LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, Waiting: st.Waiting,
-			Clock: st.Clock,
+			LackWhy: st.Lack.Why, LackGen: st.Lack.Gen, LackAfter: string(st.Lack.After),
+			Waiting: st.Waiting, Clock: st.Clock,
 		})
 	}
 	return resp, nil
