@@ -62,8 +62,8 @@ const (
 	catchUpAgain = 5 * time.Second // the same, when not all deletes could run that they missed
 )
 
-// keepCatchingUp runs deletes that this node lost, because its disk is older than it was or nobody keeps them for it any
-// more, until ctx ends.
+// keepCatchingUp runs deletes that this node lost, because its disk is older than it was or nobody keeps them for it
+// any more, until ctx ends.
 func (n *Node) keepCatchingUp(ctx context.Context) {
 	failing := false
 	for {

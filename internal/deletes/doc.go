@@ -64,9 +64,9 @@
 //     Deletes of the same measurement run c one after the other (turns): the engine cannot do both at once.
 //  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
 //     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
-//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal lacks some, the copies count as not whole
-//     from 7 on, until they were compared (beginForgotten): it was full, only A could keep the delete, or a copy was
-//     made anew since.
+//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal lacks some, the copies count as not
+//     whole from 7 on, until they were compared (beginForgotten): it was full, only A could keep the delete, or a copy
+//     was made anew since.
 //     An answer in 4 and 7 that the delete ran, and the message in 6, name a mark of the sender's disk (package
 //     copystate): who remembers it tells a node whose disk was rolled back to a moment before the delete.
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
