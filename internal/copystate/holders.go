@@ -3,7 +3,8 @@ package copystate
 import "concord/internal/rpc"
 
 // holders is what a node has heard of other nodes: the newest table of each, which says what it keeps for others, and
-// its mark. It is stored within a second: dirty and dirtyMarks say what is not.
+// its mark. Tables are stored within a second, and marks with the next mark of this node: dirty and dirtyMarks say
+// which are not.
 type holders struct {
 	tables map[uint64]table   // by holder; this node's own is there as well, as it was stored
 	voided map[uint64]version // by holder that stays away: a table of which this node counts nothing

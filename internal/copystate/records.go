@@ -144,12 +144,13 @@ func (l *ledger) Copied(id uint64) error {
 	})
 }
 
-// Refilled is called before a repair makes this node's copy of a shard out of points.
+// Refilled is called before a repair makes this node's copy of a shard out of points. It does not note that the copy is
+// there: it may not be made.
 func (l *ledger) Refilled(id uint64) error {
 	now := l.version()
 	return l.update(func(set func(uint64, record)) {
 		r := l.records.byShard[id]
-		r.Had, r.Anew = true, max(r.Anew, now)
+		r.Anew = max(r.Anew, now)
 		set(id, r)
 	})
 }
@@ -167,8 +168,9 @@ func (l *ledger) Whole(id, gen uint64) error {
 	})
 }
 
-// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Deletes with versions
-// above since may not have run on those that were rolled back, and deletes that nobody keeps for them on the others.
+// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Those that were rolled
+// back are apart: deletes with versions above since may not have run on them; since is 0 when the moment is not known.
+// Deletes that nobody keeps for them may not have run on any.
 func (l *ledger) Stale() (rolledBack, others map[uint64]uint64, since uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -176,10 +178,10 @@ func (l *ledger) Stale() (rolledBack, others map[uint64]uint64, since uint64) {
 	for id := range l.records.lacking {
 		switch r := l.records.byShard[id]; {
 		case r.Lacks != Stale:
-		case r.Since == 0:
+		case r.After != Outdated:
 			others[id] = r.Gen
 		default:
-			if rolledBack[id] = r.Gen; since == 0 || r.Since < since {
+			if rolledBack[id] = r.Gen; since == 0 || r.Since != 0 && r.Since < since {
 				since = r.Since
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"concord/internal/rpc"
 )
 
 // imageOf stops a node, copies its folders, and starts it again.
@@ -94,6 +96,36 @@ func (w *world) snapshotOf(id uint64) string {
 		w.t.Fatal(err)
 	}
 	return image
+}
+
+// A snapshot is noticed that lacks only a delete, when a node heard from its answer that the delete is on the disk.
+func TestSnapshotFromBeforeADeleteThatANodeHeardOfIsNoticed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	w.compares(2)
+	w.heardOf(2)
+	image := w.snapshotOf(2)
+	w.setCut(1, 2, true)
+	s, other := w.nodes[2].s, w.nodes[1].s
+	if err := s.Mark(); err != nil { // the delete ran
+		t.Fatal(err)
+	}
+	mark, heard := s.DiskMark(), other.HeardMark(2)
+	other.Hear(nil)
+	other.Hear(&rpc.DiskMark{Node: 2, Folder: mark.Folder, Start: mark.Start + 1, Mark: mark.Mark})
+	other.Hear(&rpc.DiskMark{Node: 2, Folder: "another", Start: mark.Start, Mark: mark.Mark})
+	if got := other.HeardMark(2); got != heard {
+		t.Fatalf("a mark of another folder or start counts: %d, want %d", got, heard)
+	}
+	other.Hear(mark)
+	if got := other.HeardMark(2); got != mark.Mark || got == heard {
+		t.Fatalf("it has heard of mark %d, want %d", got, mark.Mark)
+	}
+	w.setCut(1, 2, false)
+	w.restore(2, image)
+	w.await("node 2 finds out", func() bool { return w.nodes[2].s.Lacks(id).Kind == Stale })
 }
 
 // A snapshot is noticed that was made while the node ran, and reached nobody.

@@ -94,7 +94,13 @@ func (n *Node) runLostDeletes(ctx context.Context) (copies int, _ error) {
 	rolledBack, others, since := n.copies.Stale()
 	var errs []error
 	if len(rolledBack) > 0 {
-		err := n.deletes.CatchUp(ctx, order.Version(since))
+		var err error
+		if since != 0 {
+			err = n.deletes.CatchUp(ctx, order.Version(since))
+		}
+		if err == nil { // all must answer: nobody keeps anything for a node that had it once
+			_, err = n.deletes.RunMissed(ctx, func(cluster.Node) bool { return false })
+		}
 		if err == nil {
 			err = n.copies.CaughtUp(rolledBack, true)
 		}

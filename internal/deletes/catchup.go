@@ -9,6 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"concord/internal/cluster"
 	"concord/internal/order"
 	"concord/internal/rpc"
@@ -39,8 +42,9 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 
 // RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. Nodes that are away
 // need not answer: what they keep for this node comes when they are back, and when they have lost it by then, this node
-// hears of that. But no more than half of the others may be away. Then one that heard of the delete answers, unless it
-// was never acknowledged.
+// hears of that. But no more than half of the others may be away. Then one answers that ran the delete, as more than
+// half of all nodes ran each delete that was acknowledged. Nodes that do not know yet what others remembered when their
+// disks were new count as away.
 //
 // It does not run those that are older than what the journal has forgotten or the log knows, as their newer points
 // would go. Then all is false. So it is when a node cannot tell what it ran.
@@ -53,9 +57,8 @@ func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (
 		return false, err
 	}
 	nodes := slices.DeleteFunc(slices.Clone(others), away)
-	if gone := len(others) - len(nodes); gone > len(others)/2 {
-		return false, fmt.Errorf("%d of %d other data nodes are away", gone, len(others))
-	}
+	var silent atomic.Int64
+	silent.Store(int64(len(others) - len(nodes)))
 	forgot, began, mine := d.deps.Journal.Forgot(), d.deps.Ran.Began(), d.mine()
 	var left atomic.Bool // some that this node may lack
 	missed := func(r *rpc.Delete) bool {
@@ -71,13 +74,20 @@ func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (
 	}
 	err = d.fromAll(ctx, nodes, catchUpTimeout, func(ctx context.Context, n cluster.Node) error {
 		err := d.catchUpFrom(ctx, n, 0, missed)
-		if isOld(err) {
+		switch {
+		case isOld(err):
 			left.Store(true)
+			return nil
+		case status.Code(err) == codes.FailedPrecondition:
+			silent.Add(1)
 			return nil
 		}
 		return err
 	})
-	return !left.Load(), err
+	if n := int(silent.Load()); err == nil && n > len(others)/2 {
+		err = fmt.Errorf("%d of %d other data nodes are away, or do not know yet which deletes ran", n, len(others))
+	}
+	return err == nil && !left.Load(), err
 }
 
 // fromAll does something with all nodes, and returns an error that names those with which it failed.

@@ -67,6 +67,8 @@
 //     (Memory.Keeps): its journal forgets no point that is newer. Where the journal lacks some, the copies count as not
 //     whole from 7 on, until they were compared (beginForgotten): it was full, only A could keep the delete, or a copy
 //     was made anew since.
+//     C says that the delete is done when it has run on more than half of the nodes (of two, on one): one of these can
+//     then be asked while C is away.
 //     An answer in 4 and 7 that the delete ran, and the message in 6, name a mark of the sender's disk (package
 //     copystate): who remembers it tells a node whose disk was rolled back to a moment before the delete.
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database

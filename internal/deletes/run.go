@@ -34,6 +34,8 @@ func (o results) outcome(missed missedNodes, kept error) error {
 	case kept != nil:
 		return inOneLine(o.err, fmt.Errorf("the delete cannot be kept for %s (%w): run it again when they can run it",
 			slices.Concat(o.missed, o.failed), kept))
+	case o.err == nil && len(o.failed) == 0:
+		return o.majority(missed)
 	case len(o.failed) == 0:
 		return o.err
 	}
@@ -41,6 +43,17 @@ func (o results) outcome(missed missedNodes, kept error) error {
 		return fmt.Errorf("%w; it is run again there, and on %s when they are back", o.err, missed)
 	}
 	return fmt.Errorf("%w; it is run again there, and has run on all other nodes", o.err)
+}
+
+// majority returns an error unless a delete has run on more than half of the nodes. Only these know of it when the node
+// that keeps it for the others is away. Of two nodes one is enough, as for its announcement.
+func (o results) majority(missed missedNodes) error {
+	missed = slices.Concat(missed, o.missed)
+	ran := len(o.reached) + 1
+	if all := ran + len(missed); ran <= all/2 && all > 2 {
+		return fmt.Errorf("the delete has run on %d of %d data nodes; it runs on %s when they are back", ran, all, missed)
+	}
+	return nil
 }
 
 // run runs a delete here and on other nodes, at the same time.

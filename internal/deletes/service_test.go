@@ -5,11 +5,15 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxql"
+
+	"concord/internal/handoff"
+	"concord/internal/rpc"
 )
 
 const deletable = "cpu,host=a v=1 1000\ncpu,host=b v=1 2000\nmem,host=a v=1 1000\n" +
@@ -235,6 +239,8 @@ func TestOutcomeNamesAllThatWentWrong(t *testing.T) {
 			"the delete cannot be kept for " + other.TCPAddr + ": away (queue full)" + again},
 		{"no store can run it", results{err: full}.outcome(missed, nil), "disk full"},
 		{"all ran it", results{}.outcome(missed, nil), ""},
+		{"too few ran it", results{missed: missedNodes{{self, away}}}.outcome(missed, nil), "the delete has run on 1 of 3 data nodes; " +
+			"it runs on " + other.TCPAddr + ": away, " + self.TCPAddr + ": away when they are back"},
 	} {
 		got := ""
 		if tt.got != nil {
@@ -245,6 +251,42 @@ func TestOutcomeNamesAllThatWentWrong(t *testing.T) {
 		}
 	}
 }
+
+// A node that hears that a delete ran on another one hears of a mark of that disk.
+func TestWhoHearsOfADeleteHearsOfItsMark(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "ok")
+	var mu sync.Mutex
+	heard := make(map[uint64][]uint64) // of which nodes, by node
+	var nodes [2]*node
+	for i := range nodes {
+		n := c.newNode(t, uint64(i+1))
+		withLog(t, n)
+		n.deletes.deps.Mark = func() *rpc.DiskMark { return &rpc.DiskMark{Node: uint64(i + 1)} }
+		n.deletes.deps.HearMark = func(m *rpc.DiskMark) {
+			mu.Lock()
+			defer mu.Unlock()
+			heard[uint64(i+1)] = append(heard[uint64(i+1)], m.GetNode())
+		}
+		nodes[i] = mustOpen(t, n)
+		c.meta.SetAddr(i, mustServe(t, n.server()))
+	}
+	nodes[0].deletes.deps.Handoff = nothingKept{}
+	if err := nodes[0].deletes.DeleteMeasurement(db, "m"); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if !slices.Equal(heard[1], []uint64{2}) || !slices.Equal(heard[2], []uint64{1}) {
+		t.Errorf("the nodes have heard of marks of %v", heard)
+	}
+}
+
+// nothingKept is hinted handoff that keeps nothing.
+type nothingKept struct{}
+
+func (nothingKept) Append(uint64, uint64, ...handoff.Entry) error { return errors.New("full") }
+func (nothingKept) Back(uint64)                                   {}
 
 // A node that is behind may not know a node that joined. The delete would not run there, and nobody would keep it.
 func TestNodeThatIsBehindDeletesNothing(t *testing.T) {

@@ -502,54 +502,6 @@ func TestRolledBackNodeBringsNothingBackToACopyThatLacksWrites(t *testing.T) {
 	}
 }
 
-// A node is rolled back to a moment just before a delete, as soon as the delete is acknowledged. The others have heard
-// that the delete is on its disk.
-func TestNodeRolledBackRightAfterADeleteFindsOut(t *testing.T) {
-	t.Parallel()
-	ctx, c := mustStartWith(t, 3, nil)
-	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
-	at := yesterday()
-	if err := c.Client(0).Write(ctx, "db", "all", points(at, 0, 100)); err != nil {
-		t.Fatal(err)
-	}
-	id := c.Shards("db")[0].ID
-	const coordinator, owner = 0, 1
-	whole := func() bool {
-		return c.Data[0].Unfit(ctx, id)+c.Data[1].Unfit(ctx, id)+c.Data[2].Unfit(ctx, id) == ""
-	}
-	for _, rolled := range []int{owner, coordinator} {
-		old := t.TempDir()
-		if err := c.StopData(rolled); err != nil {
-			t.Fatal(err)
-		}
-		if err := errors.Join(os.CopyFS(old, os.DirFS(c.DataDir(rolled))), c.StartData(rolled)); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Wait(ctx, whole); err != nil {
-			t.Fatal("the owners never became whole")
-		}
-		until := 50 - 20*rolled
-		mustQuery(ctx, t, c, coordinator, "db", fmt.Sprintf("DELETE FROM m WHERE time < %d",
-			at.Add(time.Duration(until)*time.Second).UnixNano()))
-		heard := func(by int) bool { return c.Data[by].Heard(c.Data[rolled].Meta.NodeID(), c.Data[rolled].Marked()) }
-		if by := 1 - rolled; !heard(by) {
-			t.Errorf("node %d has not heard that the delete is on the disk of node %d", by+1, rolled+1)
-		}
-		rollBack(t, c, rolled, old)
-		if err := c.Wait(ctx, whole); err != nil {
-			t.Fatal("the owners never became whole")
-		}
-		for i := range 3 {
-			c.Cut(i) // asked alone
-			want := fmt.Sprintf("[[0 %d]]", 100-until)
-			if rows, _ := c.Client(i).Query(ctx, "db", "SELECT count(v) FROM m"); fmt.Sprint(rows) != want {
-				t.Errorf("node %d was rolled back; node %d alone has %v, want %s", rolled+1, i+1, rows, want)
-			}
-			c.Heal(i)
-		}
-	}
-}
-
 // rollBack gives a node the folders that it had before.
 func rollBack(t *testing.T, c *devcluster.Cluster, node int, old string) {
 	t.Helper()
