@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/models"
-	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/zeebo/xxh3"
 
@@ -419,145 +418,6 @@ func (r *Replica) typeOf(id uint64, b patch.Block) digest.Type {
 	return 0
 }
 
-// Control is another node's service.
-type Control struct {
-	Know     entropy.NodeStatus
-	Err      error // of every call
-	Repaired []uint64
-	Canceled []uint64
-	Checked  []uint64
-	Paused   bool
-	MaxRate  uint64
-	Records  []entropy.RepairRecord
-	Dry      entropy.DryRun
-	Retyped  []retype.Field
-}
-
-func (c *Control) Check(_ context.Context, id uint64) error {
-	if c.Err == nil {
-		c.Checked = append(c.Checked, id)
-	}
-	return c.Err
-}
-
-func (c *Control) SetMaxRate(_ context.Context, bytes uint64) error {
-	if c.Err == nil {
-		c.MaxRate = bytes
-	}
-	return c.Err
-}
-
-func (c *Control) Pause(_ context.Context, paused bool) error {
-	if c.Err == nil {
-		c.Paused = paused
-	}
-	return c.Err
-}
-
-func (c *Control) Resolve(_ context.Context, id uint64, f retype.Field) ([]entropy.Resolved, error) {
-	c.Retyped = append(c.Retyped, f)
-	return []entropy.Resolved{
-		{Node: "data1:8088"},
-		{Node: "data2:8088", Kept: retype.Kept{Path: "/x/values.lp", Points: 3}},
-	}, c.Err
-}
-
-func (c *Control) Diff(context.Context, uint64) (entropy.DryRun, error) { return c.Dry, c.Err }
-
-func (c *Control) Repairs(context.Context) (entropy.NodeRepairs, error) {
-	return entropy.NodeRepairs{Paused: c.Paused, MaxRate: c.MaxRate, Repairs: c.Records}, c.Err
-}
-
-func (c *Control) Status(context.Context) (entropy.NodeStatus, error) { return c.Know, c.Err }
-
-func (c *Control) Repair(_ context.Context, id uint64) error {
-	if c.Err == nil {
-		c.Repaired = append(c.Repaired, id)
-	}
-	return c.Err
-}
-
-func (c *Control) CancelRepair(_ context.Context, id uint64) error {
-	if c.Err == nil {
-		c.Canceled = append(c.Canceled, id)
-	}
-	return c.Err
-}
-
-// Cluster has three data nodes, whose shards are all on all of them.
-type Cluster struct {
-	ID       uint64 // of the node under test
-	mu       sync.Mutex
-	state    *cluster.State
-	Replicas map[uint64]*Replica
-	Controls map[uint64]entropy.Control
-}
-
-func (c *Cluster) NodeID() uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.ID
-}
-
-// Leave makes the node under test leave its cluster.
-func (c *Cluster) Leave() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ID = 0
-}
-
-func (c *Cluster) State() *cluster.State {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.state
-}
-
-func (c *Cluster) Replica(n cluster.Node) entropy.Replica { return c.Replicas[n.ID] }
-func (c *Cluster) Control(n cluster.Node) entropy.Control { return c.Controls[n.ID] }
-
-// Week is the length of a shard.
-const Week = 7 * 24 * time.Hour
-
-// NewCluster has shard 1, whose time range ended long ago, and shard 2, which is written now.
-func NewCluster() *Cluster {
-	c := &Cluster{ID: 1, Replicas: make(map[uint64]*Replica), Controls: make(map[uint64]entropy.Control)}
-	for id := uint64(1); id <= 3; id++ {
-		c.Replicas[id] = &Replica{Shards: make(map[uint64]*Shard)}
-		c.Controls[id] = &Control{Know: entropy.NodeStatus{Enabled: true}}
-	}
-	now := time.Now()
-	c.SetGroups(0, now.Add(-3*Week), now.Add(-Week/2))
-	return c
-}
-
-// SetGroups makes one shard, owned by all, for each start.
-func (c *Cluster) SetGroups(duration time.Duration, starts ...time.Time) {
-	rp := meta.RetentionPolicyInfo{Name: "autogen", ReplicaN: 3, Duration: duration}
-	owners := []meta.ShardOwner{{NodeID: 1}, {NodeID: 2}, {NodeID: 3}}
-	for i, s := range starts {
-		id := uint64(i + 1)
-		rp.ShardGroups = append(rp.ShardGroups, meta.ShardGroupInfo{
-			ID: id, StartTime: s, EndTime: s.Add(Week), Shards: []meta.ShardInfo{{ID: id, Owners: owners}},
-		})
-	}
-	st := &cluster.State{Index: 1, Data: &meta.Data{Databases: []meta.DatabaseInfo{
-		{Name: "db", RetentionPolicies: []meta.RetentionPolicyInfo{rp}},
-	}}}
-	for id := uint64(1); id <= 3; id++ {
-		st.DataNodes = append(st.DataNodes, cluster.Node{ID: id, TCPAddr: fmt.Sprintf("data%d:8088", id)})
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.state = st
-}
-
-// WriteAll writes the same value to shard id of all owners.
-func (c *Cluster) WriteAll(id uint64, t int64, v any) {
-	for _, r := range c.Replicas {
-		r.Write(id, "cpu,host=a", "value", t, v)
-	}
-}
-
 // ErrAway is what a node answers that is away.
 var ErrAway = errors.New("connection refused")
 
@@ -578,24 +438,3 @@ func (r *Replica) Damaged() (map[uint64]string, error) { return nil, nil }
 
 // Sound has nothing to forget.
 func (r *Replica) Sound(uint64) error { return nil }
-
-// NoDeletes is the order of deletes on a node that never hears of one.
-type NoDeletes struct{}
-
-// DeletesSeen is always the same.
-func (NoDeletes) DeletesSeen(uint64) uint64 { return 0 }
-
-// HoldDeletes has none to hold back.
-func (NoDeletes) HoldDeletes(_, _ uint64) (release func(), ok bool) { return func() {}, true }
-
-// NoCopies is what is known of copies that lack nothing.
-type NoCopies struct{}
-
-func (NoCopies) Begin(uint64) error          { return nil }
-func (NoCopies) Copied(uint64) error         { return nil }
-func (NoCopies) Whole(_, _ uint64) error     { return nil }
-func (NoCopies) Lacks(uint64) copystate.Lack { return copystate.Lack{} }
-func (NoCopies) Waiting(uint64) []uint64     { return nil }
-func (NoCopies) Discarded(uint64) error      { return nil }
-func (NoCopies) Refilled(uint64) error       { return nil }
-func (NoCopies) Ready() bool                 { return true }
