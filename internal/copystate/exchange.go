@@ -155,7 +155,7 @@ func (x *exchanges) remind(m *rpc.CopyStates, to uint64) {
 // learn takes over what another node says. The error is that what this node lacks for good could not be stored.
 func (x *exchanges) learn(m *rpc.CopyStates) error {
 	if len(m.Lost) > 0 {
-		why := "it lacks writes that data node " + x.addr(m.Node) + " knows of, and that nobody keeps for it"
+		why := "it lacks writes or deletes that data node " + x.addr(m.Node) + " knows of, and that nobody keeps for it"
 		if err := x.missed(m.Lost, why); err != nil {
 			return err
 		}

@@ -245,7 +245,7 @@ func (x *exchanges) told() bool {
 // for all shards of the node.
 func (x *exchanges) Lose(node, shard uint64) {
 	if node == x.meta.NodeID() {
-		x.missed([]uint64{shard}, "it lacks writes that nobody keeps for it")
+		x.missed([]uint64{shard}, "it lacks writes or deletes that nobody keeps for it")
 		return
 	}
 	x.mu.Lock()
@@ -343,7 +343,7 @@ func (x *exchanges) replaceAway() {
 	}
 	x.mu.Unlock()
 	if len(mine) > 0 {
-		x.missed(mine.sorted(), "data node "+x.addr(away)+", which keeps writes for it, is away")
+		x.missed(mine.sorted(), "data node "+x.addr(away)+", which keeps writes or deletes for it, is away")
 	}
 }
 

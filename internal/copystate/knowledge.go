@@ -196,11 +196,12 @@ func (k *knowledge) DiskMark() *rpc.DiskMark {
 	return &rpc.DiskMark{Node: k.meta.NodeID(), Folder: self.Folder, Start: self.Start, Mark: self.Mark}
 }
 
-// Hear takes over the mark of another node: it says that something is on its disk which an older copy of it lacks.
+// Hear takes over the mark of another node: it says that something is on its disk which an older copy of it lacks. It is
+// nil from a node of an earlier version.
 func (k *knowledge) Hear(m *rpc.DiskMark) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if m.GetNode() != k.meta.NodeID() && m != nil {
+	if m != nil && m.Node != k.meta.NodeID() {
 		k.holders.heardMark(m)
 	}
 }

@@ -250,6 +250,13 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 	if got := s.MadeAnew(other); got != 0 {
 		t.Errorf("a copy that was never lost was made anew at %d", got)
 	}
+	const unknown = 1 << 40
+	if err := errors.Join(s.Refilled(id), s.Refilled(unknown)); err != nil || s.MadeAnew(id) != 6 {
+		t.Errorf("%v; an older clock takes back when the copy was made anew: %d", err, s.MadeAnew(id))
+	}
+	if _, known := s.records.byShard[unknown]; known {
+		t.Error("a shard that was not looked at has a record: what was lost of it would not be noted any more")
+	}
 	s.version = func() uint64 { return 9 }
 	s.Missed(allShards, "its deletes are lost")
 	if err := s.Discarded(other); err != nil || s.MadeAnew(other) != 9 || s.Lacks(other).Kind != Lost {

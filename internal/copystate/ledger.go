@@ -306,7 +306,7 @@ func (l *ledger) takeOverRemoved() {
 	l.refresh()
 	l.mu.Unlock()
 	if len(mine) > 0 {
-		l.missed(mine, "a data node that kept writes for it was removed")
+		l.missed(mine, "a data node that kept writes or deletes for it was removed")
 	}
 	if lost {
 		l.saveLost()

@@ -18,6 +18,9 @@ type Lack struct {
 	After Kind
 }
 
+// OnlyDeletes reports whether the copy has no old values, but deletes may not have run on it.
+func (l Lack) OnlyDeletes() bool { return l.Kind == Stale && l.After != "" && Outdated.Worse(l.After) }
+
 // records is what a node remembers of the shards that it owns, and which of its copies lack something.
 type records struct {
 	byShard   map[uint64]record
@@ -145,13 +148,15 @@ func (l *ledger) Copied(id uint64) error {
 }
 
 // Refilled is called before a repair makes this node's copy of a shard out of points. It does not note that the copy is
-// there: it may not be made.
+// there: it may not be made. A shard that this node has not looked at has no record yet: review makes it, and says there
+// what was lost.
 func (l *ledger) Refilled(id uint64) error {
 	now := l.version()
 	return l.update(func(set func(uint64, record)) {
-		r := l.records.byShard[id]
-		r.Anew = max(r.Anew, now)
-		set(id, r)
+		if r, known := l.records.byShard[id]; known {
+			r.Anew = max(r.Anew, now)
+			set(id, r)
+		}
 	})
 }
 

@@ -229,10 +229,8 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 func (s Set) Replaces() bool {
 	older := 0
 	for _, c := range s.Copies {
-		switch lack := c.State.Lack; {
-		case c.State.Older() && lack.Kind == copystate.Stale && lack.After != "" && lack.After != copystate.Outdated:
-			return false
-		case c.State.Older():
+		switch {
+		case c.State.Older() && !c.State.Lack.OnlyDeletes():
 			older++
 		case !c.State.Right() || c.State.Beginning == copystate.FromFiles:
 			return false
