@@ -115,8 +115,12 @@ func (n *Node) runLostDeletes(ctx context.Context) (copies int, _ error) {
 		if err == nil {
 			err = n.copies.CaughtUp(others, all)
 		}
-		if err == nil {
+		switch {
+		case err == nil && all:
 			copies += len(others)
+		case err == nil:
+			n.log.Warn("Deletes that other nodes remember may not run here, as it is not known which points are newer: "+
+				"the copies are compared, and made anew where they differ", zap.Int("shards", len(others)))
 		}
 		errs = append(errs, err)
 	}
