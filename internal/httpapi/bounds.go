@@ -59,7 +59,7 @@ func (b *bounds) user(usual http.Handler) http.Handler {
 
 func (b *bounds) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if b.maxBody > 0 && r.ContentLength > b.maxBody {
-		tooLarge(w, b.maxBody)
+		tooLarge(w, r, r.Body, b.maxBody)
 		return
 	}
 	if r.URL.Path == pagePath || strings.HasPrefix(r.URL.Path, pagePath+"/") {
@@ -139,7 +139,7 @@ func (b *bounds) promWrite(w http.ResponseWriter, r *http.Request) {
 	}
 	head = head[:n]
 	if n, err := snappy.DecodedLen(head); err == nil && b.maxBody > 0 && int64(n) > b.maxBody {
-		tooLarge(w, b.maxBody)
+		tooLarge(w, r, r.Body, b.maxBody)
 		return
 	}
 	b.pass(w, r, io.MultiReader(bytes.NewReader(head), r.Body))
@@ -151,7 +151,7 @@ func (b *bounds) promRead(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if n, err := snappy.DecodedLen(body); err == nil && int64(n) > b.limit(maxSmallBody) {
-		tooLarge(w, b.limit(maxSmallBody))
+		tooLarge(w, r, r.Body, b.limit(maxSmallBody))
 		return
 	}
 	b.user(b.next).ServeHTTP(w, r)
@@ -179,13 +179,14 @@ func (b *bounds) delete(w http.ResponseWriter, r *http.Request) {
 // query checks the statements, and opens the share of memory from which they and their answer take.
 func (b *bounds) query(w http.ResponseWriter, r *http.Request) {
 	named := requestID(w, r)
-	r.Body = http.MaxBytesReader(w, r.Body, b.limit(maxQueryBody))
+	body := r.Body
+	r.Body = http.MaxBytesReader(w, body, b.limit(maxQueryBody))
 	err := r.ParseForm()
 	if err == nil {
 		err = r.ParseMultipartForm(maxQueryBody)
 	}
 	if e := (*http.MaxBytesError)(nil); errors.As(err, &e) {
-		tooLarge(w, e.Limit)
+		tooLarge(w, r, body, e.Limit)
 		return
 	} // the engine goes on with what there is of a malformed form
 	text, err := statements(r)
@@ -306,7 +307,7 @@ func (b *bounds) small(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	limit := b.limit(maxSmallBody)
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if errors.As(err, new(*http.MaxBytesError)) {
-		tooLarge(w, limit)
+		tooLarge(w, r, r.Body, limit)
 		return nil, false
 	} else if err != nil {
 		refuse(w, http.StatusBadRequest, "read the body: "+err.Error())
@@ -324,7 +325,13 @@ func (b *bounds) limit(n int64) int64 {
 	return n
 }
 
-func tooLarge(w http.ResponseWriter, limit int64) {
+// tooLarge refuses a request whose body has more than limit bytes. It reads twice that of the rest first: a client that
+// is still sending when the connection closes sees that, and not the answer. It reads nothing from a client that waits
+// for leave to send.
+func tooLarge(w http.ResponseWriter, r *http.Request, rest io.Reader, limit int64) {
+	if r.Header.Get("Expect") == "" {
+		io.Copy(io.Discard, io.LimitReader(rest, 2*limit))
+	}
 	refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body of the request is larger than %d bytes", limit))
 }
 

@@ -1,11 +1,13 @@
 package httpapi
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"fmt"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -122,6 +124,42 @@ func TestBodiesAreBounded(t *testing.T) {
 		if code != http.StatusRequestEntityTooLarge || !strings.Contains(answer, "larger than 1000 bytes") ||
 			got.called {
 			t.Errorf("%s: %d %s", name, code, answer)
+		}
+	}
+}
+
+// TestClientThatSendsTooMuchHearsSo has clients that send all of a body before they read, as many do, and one that
+// waits for leave to send. The half of the body beyond the limit is more than the buffers of sockets hold.
+func TestClientThatSendsTooMuchHearsSo(t *testing.T) {
+	t.Parallel()
+	const limit = 16 << 20
+	server := httptest.NewServer(&bounds{maxBody: limit})
+	defer server.Close()
+	body := append([]byte("q="), bytes.Repeat([]byte("x"), 2*limit-2)...)
+	for _, tt := range []struct{ path, header string }{
+		{"/write", ""}, {"/query", ""}, {"/api/v2/delete", ""}, {"/write", "Expect: 100-continue\r\n"},
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: a\r\nContent-Type: application/x-www-form-urlencoded\r\n"+
+			"Content-Length: %d\r\n%s\r\n", tt.path, len(body), tt.header)
+		if tt.header == "" {
+			if _, err := conn.Write(body); err != nil {
+				t.Errorf("%s: %v", tt.path, err)
+				continue
+			}
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Errorf("%s: %v", tt.path, err)
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusRequestEntityTooLarge {
+			t.Errorf("%s: %s", tt.path, resp.Status)
 		}
 	}
 }
