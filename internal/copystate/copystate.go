@@ -47,8 +47,9 @@ type Deps struct {
 	Order  Order
 	Events Events
 
-	// Memory is for how long the memory of this node lasts, whatever it does meanwhile; nil for not known.
-	Memory func() time.Duration
+	// FreeRAMLasts returns for how long the free RAM of this node lasts at least, whatever it does meanwhile. It is nil
+	// when that is not known.
+	FreeRAMLasts func() time.Duration
 
 	Log *zap.Logger
 	Now func() time.Time // the time that this node tells others; time.Now when nil
@@ -74,7 +75,7 @@ var ErrNotOpen = errors.New("hinted handoff is not open yet")
 type Place struct {
 	Process  func() uint64 // names this process among those of its node
 	Identity func() string // of this node, as the cluster knows it
-	Doubt    func()        // is told that another node does not take this one for what it says
+	Doubt    func()        // is called when another node refuses this one: its place may belong to another node now
 }
 
 // Said is what a node says of the order of writes.
@@ -84,7 +85,7 @@ type Said struct {
 	Floor         uint64 // none of its writes with a smaller version will reach this node any more
 	UnderWay      uint64 // none of this process with a smaller version is on its way to any node
 	Lacks         bool   // some of its copies lack something
-	// It has not told this node yet what it keeps for it, and what it lost.
+	// Starting is set until the other node has told this one what it keeps for it, or has lost.
 	Starting bool
 }
 
@@ -92,8 +93,8 @@ type Said struct {
 type Order struct {
 	Says func(to uint64) (clock, floor, underWay uint64) // what this node says to another one, as in Said
 	Told func(Said)                                      // is told what another node says
-	// Timeout is after how long a write that a node did not answer is kept for it; 0 is longer than freshFor. What a
-	// node heard of others counts no longer than that: it may have hung since.
+	// Timeout is how long a write waits for the answer of a node before it goes to hinted handoff. What a node heard of
+	// others counts no longer than this, and no longer than freshFor: it may have hung since. 0 means freshFor.
 	Timeout time.Duration
 	// Began is a version that this node had reached when its folders were written last; 0 for not known.
 	Began uint64
@@ -144,7 +145,7 @@ func Open(deps Deps) (*Service, error) {
 type Sign struct {
 	At      time.Time     // when it was asked; zero for never
 	Process uint64        // that answered
-	Memory  time.Duration // for how long its memory lasted then, whatever it did meanwhile
+	Memory  time.Duration // for how long its free RAM lasted then at least, whatever it did meanwhile
 }
 
 // Heard returns the last sign of life of another node.
@@ -198,8 +199,8 @@ func (s *Service) loop(ctx context.Context) {
 func (s *Service) tick() {
 	s.takeOverRemoved()
 	s.replaceAway()
-	if s.most.Load() {
-		s.heardMost()
+	if s.half.Load() {
+		s.heardHalf()
 	}
 	s.mu.Lock()
 	arrived := s.records.takeArrived()

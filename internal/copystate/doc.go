@@ -15,13 +15,14 @@
 //
 //   - It lacks something for good: its disk is new or older than it was, the
 //     shard was lost, hints for it were dropped, it did not take part in a
-//     restore, or it was copied and not compared since. Such marks are on
-//     disk. A repair removes them.
+//     restore, or it was copied and not compared since. That is noted on
+//     disk, until a repair has brought what it lacks.
 //
 //   - Some of its files are damaged, or the engine cannot open it.
 //
 //   - Its node has just started, or was silent, and has not heard of the
-//     others since; or it can reach less than half of the data nodes.
+//     others since; or it can reach less than half of the data nodes that are
+//     not known to be down.
 //
 // A write that node 2 misses, and how the others learn of it:
 //
@@ -40,20 +41,24 @@
 // ledger keeps copies.db in step with it, exchanges talk to the other nodes,
 // and Service is what the rest of the node asks.
 //
-// A node whose folders were rolled back to an older state finds out from the
-// others: they remember a later mark of it, a start that it does not know, or
-// that its folders have got another name since. Until enough of them have
-// answered it is not ready: no repair takes its copies for right. Its copies
-// may then hold deleted points and old values: they are stale. What it kept for
-// others is set aside. It asks all nodes for the deletes that they remember
-// since the moment to which it went back, and runs them. From then on its
-// copies are outdated: they hold nothing that was deleted. A repair makes them
-// anew from the other copies, where these have all that was acknowledged.
-// Elsewhere it merges them with the others, when all owners are there. It waits
-// while copies are stale, and not for long where others replace them.
+// A node whose folders were rolled back finds out from the others. They remember
+// a later mark of the node, a start that it does not know, or that its folders
+// have got another name since. Until enough nodes have answered, the node is
+// not ready, and its copies take no part in repairs. What it kept for others is
+// set aside.
 //
-// Copies are stale, too, when deletes are lost that were kept for their node.
-// Others ran these: the node asks them, and runs what it lacks. From then on
-// its copies lack what they lacked before, and some writes at most. When it
-// cannot run all of them, its copies are outdated.
+// The copies of such a node are stale: they may hold deleted points and old
+// values. The node asks all other nodes which deletes it lacks, and runs them.
+// Then its copies are outdated: they may still hold old values. A repair makes
+// those that differ anew, where the other copies have all that was acknowledged.
+// Elsewhere it merges the copies, once all owners are there. While a copy is
+// stale, the repair waits. Where it can make the copy anew, it waits for two
+// attempts only.
+//
+// Copies are also stale when deletes that were kept for their node are lost, or
+// when the node that keeps them is away for longer than awayFor. The node asks
+// the others for these deletes, and runs them. Then its copies lack what they
+// lacked before, and possibly some writes. When some of the deletes must not
+// run, because the node has forgotten which points are newer, its copies are
+// outdated.
 package copystate

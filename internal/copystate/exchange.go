@@ -51,7 +51,7 @@ func (x *exchanges) exchange(ctx context.Context, p *peer) (again bool) {
 		}
 		again = !reply.Starting && x.ready.Load() && p.lacksTable(x.holders.tables)
 	}
-	x.settle()
+	x.updateFreshness()
 	close(x.changed)
 	x.changed = make(chan struct{})
 	x.mu.Unlock()
@@ -129,7 +129,7 @@ func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version, 
 	m.Folder, m.Start, m.Mark = self.Folder, self.Start, self.Mark
 	m.Starting = !x.ready.Load() || !compared || x.folders.goingBack()
 	m.Lacks = x.order.Says != nil && len(x.records.lacking) > 0
-	// Also while this node starts: the other one may be on folders that went back, and must hear of it first.
+	// Also while this node starts: the other one may be on folders that were rolled back, and must hear of it first.
 	x.remind(m, to)
 	if m.Starting {
 		return
@@ -179,8 +179,8 @@ func (x *exchanges) learnSelf(m *rpc.CopyStates) {
 	if !x.compare(remembered{decodeVersion(m.You), decodeNames(m.YourFormer), m.YourMark}) {
 		return
 	}
-	x.log.Error("The folders of this node are older than they were: its copies are made anew from the other nodes, "+
-		"and what it kept for others is set aside",
+	x.log.Error("The folders of this node are older than they were: its copies are compared with those of the other "+
+		"nodes and repaired, and what it kept for others is set aside",
 		zap.String("told_by", x.addr(m.Node)))
 	x.goingBackMu.Lock()
 	defer x.goingBackMu.Unlock()
@@ -227,8 +227,9 @@ func (x *exchanges) noteGoneBack() error {
 	if err := errors.Join(x.rolledBack(x.folders.reached), x.noteGoingBack(true)); err != nil {
 		return err
 	}
-	// Who heard a later mark knows what this node kept for others since, and what it had lost, and takes that over. The
-	// rest was brought or told there.
+	// A node that heard a later mark also has a later table of this node. It takes over what that table says is kept or
+	// lost. Whatever else is in these older folders was delivered or told by then. When nobody heard a later mark, what
+	// this node keeps counts as lost, as it is set aside now.
 	x.mu.Lock()
 	if x.folders.markHeard {
 		for _, shards := range x.own.lost {

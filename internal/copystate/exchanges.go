@@ -44,7 +44,7 @@ type exchanges struct {
 func newExchanges(l *ledger, deps Deps) *exchanges {
 	return &exchanges{
 		ledger: l, dial: deps.Peer, wake: deps.Wake, place: deps.Place, order: deps.Order, events: deps.Events,
-		giveUp: deps.Hints.GiveUp, memory: deps.Memory, now: deps.Now,
+		giveUp: deps.Hints.GiveUp, memory: deps.FreeRAMLasts, now: deps.Now,
 		peers: make(map[uint64]*peer), processes: make(map[uint64]uint64), changed: make(chan struct{}),
 		freshness: freshness{base: time.Now(), counts: countsFor(deps.Order.Timeout)},
 	}
@@ -105,7 +105,7 @@ func (x *exchanges) followPeers(ctx context.Context) (gone []uint64) {
 		x.wg.Add(1)
 		go func() { defer x.wg.Done(); x.talk(pctx, p) }()
 	}
-	x.settle()
+	x.updateFreshness()
 	return gone
 }
 
@@ -139,8 +139,8 @@ func (x *exchanges) talk(ctx context.Context, p *peer) {
 	}
 }
 
-// settle works out from the exchanges what this node can know. mu must be held.
-func (x *exchanges) settle() {
+// updateFreshness works out from the exchanges what this node can know. mu must be held.
+func (x *exchanges) updateFreshness() {
 	all := x.freshness.settle(x.peers)
 	if !all || x.meta.State().Data.ClusterID == 0 {
 		return
@@ -200,8 +200,8 @@ func (x *exchanges) ask(ctx context.Context) {
 }
 
 // Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
-// which this node keeps, or did not bring there. It is called before such a write is acknowledged, and costs nothing
-// while they know.
+// which this node keeps, or did not bring there, after a second at the latest. It is called before such a write is
+// acknowledged, and costs nothing while they know.
 func (x *exchanges) Announce(node, shard uint64) {
 	x.mu.Lock()
 	if x.own.owed[node].has(shard) && x.told() {

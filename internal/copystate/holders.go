@@ -57,7 +57,7 @@ func (h *holders) takeDirty(c *change) {
 		if t, ok := h.tables[id]; ok {
 			c.tables[id] = &t
 		}
-		// With the table: a mark of the folder that a node had before would tell it that this one went back.
+		// With the table: a mark of the folder that a node had before would tell it that this one was rolled back.
 		if mark, ok := h.marks[id]; ok {
 			c.marks[id] = &mark
 		}

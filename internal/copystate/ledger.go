@@ -104,7 +104,7 @@ func (l *ledger) saveUnsaved() {
 	if err := l.store.save(c); err != nil {
 		return // it was logged when it failed for the first time
 	}
-	l.log.Info("copies.db is written again: it says which copies of this node lack writes",
+	l.log.Info("copies.db is written again: it says which copies of this node lack writes or deletes",
 		zap.Int("shards", len(l.unsaved)))
 	clear(l.unsaved)
 	l.found(0)
@@ -228,8 +228,8 @@ func (l *ledger) noteGoingBack(going bool) error {
 	return nil
 }
 
-// heardMost notes that most other nodes have answered: they would have said that the folders of this node went back.
-func (l *ledger) heardMost() {
+// heardHalf notes that half of the other nodes have answered: they would have said that the folders were rolled back.
+func (l *ledger) heardHalf() {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
@@ -240,9 +240,9 @@ func (l *ledger) heardMost() {
 	}
 	next.Reached = 0
 	if err := l.store.save(change{self: &next}); err != nil {
-		l.log.Error("Cannot write copies.db, and goes on trying: that most other nodes have heard of this start is "+
-			"in memory only. A restart loses no more than that: if the folders of this node then turn out to be "+
-			"older than they were, it runs more deletes again than it has to", zap.Error(err))
+		l.log.Error("Cannot write copies.db, and goes on trying: that half of the other nodes have answered since "+
+			"this start is in memory only. A restart loses no more than that: if the folders of this node then turn out "+
+			"to be older than they were, it runs more deletes again than it has to", zap.Error(err))
 		return
 	}
 	l.mu.Lock()
@@ -259,8 +259,8 @@ func (l *ledger) saveLost() error {
 	l.mu.Unlock()
 	err := l.store.save(c)
 	if err != nil {
-		l.log.Error("Cannot write copies.db: which copies on other nodes lack writes that nobody keeps is in memory "+
-			"only. A restart forgets it for nodes that have not heard of it", zap.Error(err))
+		l.log.Error("Cannot write copies.db: which copies on other nodes lack writes or deletes that nobody keeps is "+
+			"in memory only. A restart forgets it for nodes that have not heard of it", zap.Error(err))
 	}
 	return err
 }

@@ -22,7 +22,7 @@ type peer struct {
 	ended   uint64    // and of the last one that ended
 	at      time.Time // when the last one that ended began
 	reached bool      // it was answered
-	known   bool      // it has answered since this node started, and may have said that the folders went back
+	known   bool      // it has answered since this node started, and may have said that the folders were rolled back
 	refused bool      // nothing listens there, or it serves nothing: the node is down, and takes no writes
 	down    bool      // it was refused, and has not been heard since
 	failed  int       // exchanges in a row, after one that was answered
@@ -104,7 +104,7 @@ type freshness struct {
 	unsure atomic.Pointer[string] // why this node cannot know; nil when it can
 	ready  atomic.Bool            // the others were asked once since the start
 	enough atomic.Bool            // half of those that are not down have answered since, or enoughAfter has passed
-	most   atomic.Bool            // half of all have
+	half   atomic.Bool            // half of all have
 }
 
 // enoughAfter is how long after its start a node waits for others to answer: they may be away for long.
@@ -152,8 +152,8 @@ func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 	return all
 }
 
-// hear works out whether enough nodes have answered to know whether the folders of this one went back. A single one may
-// be new itself, and remember nothing. It is called when all were asked, with mu held.
+// hear works out whether enough nodes have answered to know whether the folders of this one were rolled back. A single
+// one may be new itself, and remember nothing. It is called when all were asked, with mu held.
 func (f *freshness) hear(peers map[uint64]*peer) {
 	known, up := 0, 0
 	for _, p := range peers {
@@ -168,6 +168,6 @@ func (f *freshness) hear(peers map[uint64]*peer) {
 		f.enough.Store(true)
 	}
 	if 2*known >= len(peers) {
-		f.most.Store(true)
+		f.half.Store(true)
 	}
 }

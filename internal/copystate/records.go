@@ -13,8 +13,8 @@ type Lack struct {
 	Kind Kind   // empty when nothing is known to be missing
 	Why  string // for people
 	Gen  uint64 // another for each time that something was missed
-	// After is what a Stale copy lacks when the deletes have run on it. It is empty for Outdated at a node of an earlier
-	// version.
+	// After is what a Stale copy lacks when the deletes have run on it. A node of an earlier version leaves it empty,
+	// which means Outdated.
 	After Kind
 }
 
@@ -60,8 +60,8 @@ func (r *records) lack(one *record, kind Kind, why string) {
 	}
 }
 
-// lackDeletes notes that deletes may not have run on a copy that other nodes may know. When these have run, it lacks
-// what it lacked before, and what after says.
+// lackDeletes notes that deletes which other nodes may know may not have run on a copy. Once these have run, the copy
+// lacks the worse of what it lacked before and of after.
 func (r *records) lackDeletes(one *record, after Kind, why string) {
 	if before := one.beside(); before.Worse(after) {
 		after = before
@@ -160,8 +160,8 @@ func (l *ledger) Refilled(id uint64) error {
 	})
 }
 
-// Whole is called when a copy was found to have what a whole copy has. gen is Lack.Gen as it was before the two were
-// compared: what was missed since stays missing.
+// Whole is called when a comparison found that a copy lacks nothing. gen is its Lack.Gen from before the comparison. If
+// that has changed, the copy has missed something since, and Whole changes nothing.
 func (l *ledger) Whole(id, gen uint64) error {
 	return l.update(func(set func(uint64, record)) {
 		r := l.records.byShard[id]
@@ -173,9 +173,9 @@ func (l *ledger) Whole(id, gen uint64) error {
 	})
 }
 
-// Stale returns the copies of this node that may hold deleted points, each with its Lack.Gen. Those that were rolled
-// back are apart: deletes with versions above since may not have run on them; since is 0 when the moment is not known.
-// Deletes that nobody keeps for them may not have run on any.
+// Stale returns the Lack.Gen of this node's stale copies, by shard. rolledBack are those that are Outdated once they
+// have caught up. They may lack deletes with versions above since, which is 0 when the moment is not known. Copies in
+// either map may lack deletes that nobody keeps for them.
 func (l *ledger) Stale() (rolledBack, others map[uint64]uint64, since uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -194,8 +194,9 @@ func (l *ledger) Stale() (rolledBack, others map[uint64]uint64, since uint64) {
 	return rolledBack, others, since
 }
 
-// CaughtUp is called when the deletes that other nodes remember have run on copies that Stale returned. When these may
-// not be all, the copies are Outdated.
+// CaughtUp is called when deletes that other nodes remember have run on copies that Stale returned. all is false when
+// some of these deletes must not run here: the copies are Outdated then. A copy whose Gen has changed stays Stale. The
+// error says that copies.db could not be written.
 func (l *ledger) CaughtUp(stale map[uint64]uint64, all bool) error {
 	return l.update(func(set func(uint64, record)) {
 		for id, gen := range stale {
@@ -234,9 +235,9 @@ func (l *ledger) Doubt(why string) error {
 	return l.missed(slices.Collect(maps.Keys(l.owned(l.meta.State()))), why)
 }
 
-// missed marks copies of this node that lack what nobody keeps for them; 0 is for all that other nodes have too, of
-// which deletes are lost. A shard that is newer than this node's metadata may be one of its: who tells of it forgets it
-// then.
+// missed notes that copies of this node lack something that hinted handoff does not bring: it is lost, or its holder
+// is away. Shard 0 means that deletes are missing on all copies that other nodes have too. A shard that is newer than
+// this node's metadata is noted as well, as this node may own it: the node that tells of it forgets it afterwards.
 func (l *ledger) missed(shards []uint64, why string) error {
 	err := l.update(func(set func(uint64, record)) {
 		st := l.meta.State()
@@ -256,8 +257,8 @@ func (l *ledger) missed(shards []uint64, why string) error {
 		}
 	})
 	if err != nil {
-		l.log.Error("Cannot write copies.db, and goes on trying: that copies of this node lack writes is in memory only. "+
-			"After a crash, they may count as whole", zap.Error(err))
+		l.log.Error("Cannot write copies.db, and goes on trying: that copies of this node lack writes or deletes is "+
+			"in memory only. After a crash, they may count as whole", zap.Error(err))
 	}
 	return err
 }

@@ -345,7 +345,7 @@ func TestHowManyNodesMustAnswer(t *testing.T) {
 	for name, test := range map[string]struct {
 		peers        []*peer
 		since        time.Duration
-		enough, most bool
+		enough, half bool
 	}{
 		"it is alone":                    {nil, 0, true, true},
 		"the other one answered":         {[]*peer{answered}, 0, true, true},
@@ -363,9 +363,9 @@ func TestHowManyNodesMustAnswer(t *testing.T) {
 			peers[uint64(i)] = p
 		}
 		f.hear(peers)
-		if f.enough.Load() != test.enough || f.most.Load() != test.most {
-			enough, most := f.enough.Load(), f.most.Load()
-			t.Errorf("%s: enough %v, most %v; want %v, %v", name, enough, most, test.enough, test.most)
+		if f.enough.Load() != test.enough || f.half.Load() != test.half {
+			enough, half := f.enough.Load(), f.half.Load()
+			t.Errorf("%s: enough %v, half %v; want %v, %v", name, enough, half, test.enough, test.half)
 		}
 	}
 }

@@ -39,9 +39,9 @@ type self struct {
 	Former []string `json:"former,omitempty"` // names that the files had earlier, the latest last, maxPast at most
 	Starts []uint64 `json:"starts,omitempty"` // the latest starts of these files, in order, maxPast at most
 
-	// Reached is a version of the node's clock from before the first start since which most other nodes have not
-	// answered. If the folders went back, deletes with greater versions may be missing. It is 0 once most have
-	// answered.
+	// Reached is a version of the node's clock from before a start. It stays the same over later starts until half of
+	// the other nodes have answered, and is 0 then. If the folders were rolled back, deletes with greater versions may
+	// be missing.
 	Reached uint64 `json:"reached,omitempty"`
 
 	// GoingBack is set when the folders turned out to be older than they were, until what the node keeps for others is
@@ -59,8 +59,9 @@ type Kind string
 const (
 	Missed Kind = "missed" // writes: what the copy has is right, and merged with the others
 	Lost   Kind = "lost"   // all that was written before the disk or the shard was lost
-	// Outdated lacks writes, of which some replaced what the copy has, or deletes that nobody knows any more: it is
-	// made anew of the other copies, if these surely have what it has, and else merged with them.
+	// Outdated may hold old values, or deleted points that no delete will remove any more: its node has forgotten
+	// which points are newer than the delete. A repair makes the copy anew from the other copies, where these have
+	// all that was acknowledged. Elsewhere it merges them.
 	Outdated Kind = "outdated"
 	// Stale lacks deletes that other nodes may know: it is not merged before they have run on it. Then it lacks what
 	// record.After says.
@@ -82,8 +83,8 @@ type record struct {
 	// deletes that nobody keeps for it.
 	Since uint64 `json:"since,omitempty"`
 	After Kind   `json:"after,omitempty"` // of Stale: what it lacks when the deletes have run on it
-	// Anew is a version of the node's clock: what the copy had before it was lost. What the other owners had by then
-	// came without versions. It is 0 when the copy was never made anew.
+	// Anew is a version of the node's clock from just before the copy was last made anew. The points that other owners
+	// had by then came without versions. It is 0 when the copy was never made anew.
 	Anew uint64 `json:"anew,omitempty"`
 }
 
@@ -216,7 +217,7 @@ func decodeRecord(v []byte) (record, error) {
 	if _, ok := severity[r.After]; !ok || r.After == Stale {
 		return r, fmt.Errorf("unknown kind %q after its deletes", r.After)
 	}
-	if r.Lacks == Stale && r.After == "" { // it is of a version that had only this one
+	if r.Lacks == Stale && r.After == "" { // written by an earlier version: each stale copy was Outdated afterwards
 		r.After = Outdated
 	}
 	return r, nil

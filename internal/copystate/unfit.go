@@ -19,7 +19,7 @@ const (
 	rankWaiting            // writes are on their way to it
 	rankMissed             // it lacks some writes
 	rankDamaged            // it lacks what was in damaged files
-	rankLost               // it lacks most of what was written
+	rankLost               // it lacks most of what was written, or may hold deleted points or old values
 )
 
 // facts are what Unfit looks up; a facts is never changed.

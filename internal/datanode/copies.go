@@ -89,7 +89,7 @@ func (n *Node) openCopies() (err error) {
 			Heard: n.heardNode, Gone: n.queues.senderGone, Found: n.foundLacking, Ready: n.copiesAnswer,
 			Clock: n.compareClock,
 		},
-		Memory: memoryLasts, Log: n.log, Now: n.now,
+		FreeRAMLasts: memoryLasts, Log: n.log, Now: n.now,
 	})
 	if err != nil {
 		return fmt.Errorf("open what is known of copies: %w", err)

@@ -40,14 +40,15 @@ func (d *Service) CatchUp(ctx context.Context, since order.Version) error {
 	})
 }
 
-// RunMissed runs the deletes that other nodes ran and this one did not: nobody keeps them for it. Nodes that are away
-// need not answer: what they keep for this node comes when they are back, and when they have lost it by then, this node
-// hears of that. But no more than half of the others may be away. Then one answers that ran the delete, as more than
-// half of all nodes ran each delete that was acknowledged. Nodes that do not know yet what others remembered when their
-// disks were new count as away.
+// RunMissed runs deletes that other nodes ran, that this one did not, and that nobody may keep for it. It does not ask
+// the nodes for which away is true. What these keep for this node comes when they are back. If they lose it, this node
+// hears of the loss. At least half of the other nodes must answer, or RunMissed fails. As each acknowledged delete ran
+// on more than half of all nodes, one of those that answer ran it. A node whose disk is new, and that has not yet heard
+// from all others what they remember, counts as away.
 //
-// It does not run those that are older than what the journal has forgotten or the log knows, as their newer points
-// would go. Then all is false. So it is when a node cannot tell what it ran.
+// It leaves out a delete when the journal may have forgotten which points are newer, or when the delete is from before
+// the log began and was not learned: newer points would go too. all is false then. all is also false without hinted
+// handoff, and when a node of an earlier version does not tell what it ran, or for which nodes a delete was.
 func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (all bool, err error) {
 	if d.deps.Ran == nil {
 		return false, nil

@@ -57,16 +57,17 @@
 //     written again in d. Memory has noted it since 1. A delete out of hinted handoff looks for it in b, in the store
 //     and in the journal of versions. From b to d, hinted handoff keeps the newer points on disk, also those that are
 //     written meanwhile, and delivers them after d. They have their versions: to come twice does no harm.
-//     While c runs, no shard of the database is closed, for it is removed or its disk was full: the two would use the
-//     engine of a shard at the same time (the gate of package drops). Where a shard is closed, c fails after a while.
+//     While c runs, no shard of the database may be closed, neither to remove it nor because its disk was full. The
+//     delete would use the engine of a shard while that is closed. The gate of package drops keeps the two apart.
+//     Where a shard is closed, c fails after a while.
 //     It fails at once where a shard waits to be opened anew after a full disk: the points that an earlier run took
 //     from memory are in its files still.
 //     Deletes of the same measurement run c one after the other (turns): the engine cannot do both at once.
-//  5. C keeps the delete in hinted handoff for each node whose store failed, because its disk is full for example. The
-//     node may be C itself. From 1 until that node has run it, the floor that C tells it is below the delete
-//     (Memory.Keeps): its journal forgets no point that is newer. Where the journal lacks some, the copies count as not
-//     whole from 7 on, until they were compared (beginForgotten): it was full, only A could keep the delete, or a copy
-//     was made anew since.
+//  5. C keeps the delete in hinted handoff for each node that did not answer in 4, or whose store failed, because its
+//     disk is full for example. So does each node that answered. The node whose store failed may be C itself. From 1
+//     until that node has run it, the floor that C tells it is below the delete (Memory.Keeps): its journal forgets no
+//     point that is newer. Where the journal lacks some, the copies count as not whole from 7 on, until they were
+//     compared (beginForgotten): it was full, only A could keep the delete, or a copy was made anew since.
 //     C says that the delete is done when it has run on more than half of the nodes (of two, on one): one of these can
 //     then be asked while C is away.
 //     An answer in 4 and 7 that the delete ran, and the message in 6, name a mark of the sender's disk (package

@@ -76,15 +76,16 @@ func (h *halfRun) done(changes uint64) {
 // good. Such a delete does not run here any more.
 const holdFor = time.Hour
 
-// holds reports whether nothing must be forgotten.
+// holds reports whether this node must not forget any version.
 func (h *halfRun) holds(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return !h.since.IsZero() && now.Sub(h.since) < holdFor
 }
 
-// Floor is a version above which nothing must be forgotten, however far the floors of all nodes are: a delete may still
-// come that is above it.
+// Floor is the greatest version below which this node may forget versions and deletes, as far as deletes are concerned.
+// A delete with a greater version may still come. It is 0 while a delete may be half run. This is not the floor of a
+// node, which is about writes.
 func (m *Memory) Floor() order.Version {
 	now := time.Now()
 	if m.halfRun.holds(now) {

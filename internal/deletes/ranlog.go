@@ -35,7 +35,7 @@ type Keep struct {
 var (
 	ranBucket     = []byte("ran.v1")     // id -> nanoseconds, 8 bytes big endian
 	removalBucket = []byte("removal.v1") // id -> the delete with its version, an rpc.Delete
-	pastBucket    = []byte("past.v1")    // version, 8 bytes big endian, and id -> a delete that nothing older follows
+	pastBucket    = []byte("past.v1")    // version, 8 bytes big endian, and id -> a delete; nothing older can arrive
 	logBucket     = []byte("log.v1")     // beganKey -> the version of Began, 8 bytes big endian; learnedKey
 	beganKey      = []byte("began")
 	learnedKey    = []byte("learned") // -> empty: the other nodes were asked for what they remember
@@ -195,7 +195,7 @@ func (l *RanLog) purgePast(past *bbolt.Bucket, now time.Time) error {
 	return nil
 }
 
-// Each calls fn with the deletes that have versions, and that something older may follow.
+// Each calls fn with the deletes that have versions and after which something older may still arrive.
 func (l *RanLog) Each(fn func(*rpc.Delete)) error {
 	return l.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket(removalBucket).ForEach(func(id, v []byte) error {
@@ -222,8 +222,8 @@ func (l *RanLog) Ran(id string) (ran bool) {
 	return ran
 }
 
-// learned reports whether a delete is remembered of which nothing older follows. One from before the log began was
-// learned when the disk was new: what the copies are made of since does not have the points.
+// learned reports whether a delete is in pastBucket. If it is from before the log began, this node took it over from
+// other nodes when its disk was new. Its copies were made from theirs after that, without the deleted points.
 func (l *RanLog) learned(r *rpc.Delete) (learned bool) {
 	l.db.View(func(tx *bbolt.Tx) error {
 		learned = tx.Bucket(pastBucket).Get(pastKey(r)) != nil

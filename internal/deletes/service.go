@@ -83,8 +83,8 @@ type Deps struct {
 	// MadeAnew is a version from before this node's copy of a shard was made anew, 0 for never: the journal does not have
 	// the versions of what other owners had by then.
 	MadeAnew func(shard uint64) order.Version
-	// Mark is a moment of this node's disk, and HearMark takes over that of another node, whose delete is on its disk: it
-	// finds out from this one when its disk is older.
+	// Mark returns the mark of this node's disk (package copystate). HearMark remembers the mark of another node, on
+	// which a delete ran. If the disk of that node is rolled back later, this node tells it so.
 	Mark     func() *rpc.DiskMark
 	HearMark func(*rpc.DiskMark)
 	// Lacks is called for a shard of which this node's copy may lack writes that other owners have.
@@ -218,8 +218,8 @@ func idsOf(nodes []cluster.Node) []uint64 {
 }
 
 // everywhere runs a delete on all nodes. It is announced first, and kept for the nodes that are away. Only then it is
-// run. Afterwards it is kept for the nodes that were lost in between, or whose stores failed. Without hinted handoff
-// it is announced and run, but nobody keeps it.
+// run. Afterwards it is kept for the nodes that did not answer when it ran, or whose stores failed. Without hinted
+// handoff it is announced and run, but nobody keeps it.
 //
 // A node that is behind may not know all nodes, and nobody would keep the delete for the one that it does not know.
 func (d *Service) everywhere(r *rpc.Delete) error {

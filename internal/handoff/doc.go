@@ -19,7 +19,7 @@
 //
 // docs/format/handoff.md draws the bytes.
 //
-//	Append ──► last segment, fsync ──► … ──► first segment ──► peek ──► Deps.Deliver ──► advance
+//	Append ──► last segment, fsync ──► … ──► first segment ──► peek ───► Deliver ─────► advance
 //	                                              ▲             up to batch-size bytes     │
 //	                                              └────────────────── head ◄───────────────┘
 //

@@ -114,7 +114,8 @@ func (c Cluster) States(ctx context.Context, shards ...cluster.Shard) (States, e
 	return out, nil
 }
 
-// Set has the copies of a shard that can be used, which States was asked about.
+// Set returns the usable copies of sh, and says in Away why the other owners take no part. States must have been asked
+// about sh.
 func (s States) Set(sh cluster.Shard) Set {
 	out := Set{Shard: sh, Asked: s.asked}
 	for _, owner := range sh.Owners {

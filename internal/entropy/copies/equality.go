@@ -22,10 +22,15 @@ func NewEquality(report *entropy.Report) *Equality {
 	return &Equality{report: report, notReached: make(map[uint64]map[uint64]copystate.Beginning)}
 }
 
-// Tell tells owners whose copy a write began, or lacked something, that it is equal to the others. While an owner is
-// away none is told of its beginning: it would seem to have begun late. Of what it lacked it is told when one of the
-// equal copies is whole, or when there is no other. While deletes may not have run on a copy, it is not told beside
-// copies that are not whole: they may lack the same deletes.
+// Tell tells owners that their copies were found equal to the others. It leaves out copies that lack nothing and are
+// FoundEqual already. Which other owners are told depends on who takes part:
+//
+//   - All owners: each is told.
+//   - Not all, but one of the equal copies is whole: only owners of copies that lacked something are told. If the rest
+//     became FoundEqual too, the copy of the absent owner would seem to have begun late.
+//   - Not all, and none of the copies is whole: nobody is told.
+//
+// The owner of a Stale copy is told only if one of the equal copies is whole. Otherwise all may lack the same deletes.
 func (e *Equality) Tell(ctx context.Context, set Set) {
 	all, anyWhole := set.Complete(), set.Any(entropy.ShardState.Whole)
 	for _, c := range set.Copies {

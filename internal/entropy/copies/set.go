@@ -47,12 +47,12 @@ func (s Set) Addrs() []string { return column(s, func(c Copy) string { return c.
 // Clocks are those of the nodes when they were asked, 0 for not known.
 func (s Set) Clocks() []uint64 { return column(s, func(c Copy) uint64 { return c.State.Clock }) }
 
-// Versions change with the contents of the copies.
+// Versions returns the Version of each copy, in the order of Copies. It changes with the contents of the copy.
 func (s Set) Versions() []entropy.Version {
 	return column(s, func(c Copy) entropy.Version { return c.State.Version })
 }
 
-// Lacks change with what is known of what the copies lack.
+// Lacks returns the Lack.Gen of each copy, in the order of Copies. It changes when the copy misses something more.
 func (s Set) Lacks() []uint64 { return column(s, func(c Copy) uint64 { return c.State.Lack.Gen }) }
 
 func column[T any](s Set, of func(Copy) T) []T {
@@ -136,7 +136,8 @@ func (s Set) SettledAt(settle time.Duration) (settled time.Time) {
 	return settled
 }
 
-// EqualRoots computes the roots of all copies at the same time.
+// EqualRoots reports whether all copies have the same root over the windows that end at or before until, in nanoseconds
+// or entropy.Everything. It asks all owners at the same time. The error names the owners that failed.
 func (s Set) EqualRoots(ctx context.Context, until int64) (bool, error) {
 	roots := rpc.AskAll(ctx, s.Copies, 0, func(ctx context.Context, c Copy) (digest.Sum, error) {
 		return c.Replica.Root(ctx, s.Shard, until)
@@ -169,7 +170,7 @@ func (s Set) Unchanged(ctx context.Context) (bool, error) {
 	return true, nil
 }
 
-// Reconciled are the copies as a Reconciler takes them.
+// Reconciled are the copies as a Reconciler takes them, with the windows that end at or before until, in nanoseconds.
 func (s Set) Reconciled(until int64) []reconcile.Owner {
 	out := make([]reconcile.Owner, len(s.Copies))
 	for i, c := range s.Copies {
@@ -222,10 +223,10 @@ func (s Set) largestFirst(copies []Copy) []Copy {
 	return slices.Concat(copies[first:equal], copies[:first], copies[equal:])
 }
 
-// Replaces reports whether the one copy that is Older can be made anew of the others, although none of them is whole:
-// all other owners take part, and their copies lack no more than some writes. What more than half of the owners have
-// acknowledged, one of them has. With two such copies, a write may be in these alone. A copy that only lacks deletes is
-// not replaced: it is merged when they have run.
+// Replaces reports whether the one copy that is Older can be made anew from the others, although none of them is whole.
+// All other owners must take part, and their copies may lack some writes at most. A write that more than half of the
+// owners acknowledged is then on at least one of the other owners. If two copies are Older, a write may be on these
+// two only. It is false while any copy lacks only deletes (Lack.OnlyDeletes): that copy is merged once they have run.
 func (s Set) Replaces() bool {
 	older := 0
 	for _, c := range s.Copies {
@@ -239,10 +240,10 @@ func (s Set) Replaces() bool {
 	return s.Complete() && older == 1
 }
 
-// Doubtful are the copies that have no vote about which value is right. These are the copies that lack something, and
-// those that were made of another owner's files: with two votes, what a minority holds would become the majority. When
-// all copies are in doubt, those that only lack writes have a vote, if they are two or more. Otherwise all have one
-// that are not older than they were.
+// Doubtful reports, for each copy in the order of Copies, whether it has no vote about which value is right. A copy has
+// none when it lacks something, is damaged, or was made of another owner's files: with two votes, what a minority holds
+// would become the majority. When no copy would have a vote, the Missed and Lost ones that are neither damaged nor made
+// of files have one, if they are two or more. Otherwise every copy has one that is neither Outdated nor Stale.
 func (s Set) Doubtful() []bool {
 	made := func(c Copy) bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
 	older := func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) }

@@ -19,14 +19,14 @@ const (
 	batchPoints = 1 << 18 // the same
 )
 
-// mark is how far the points of regions are complete.
-type mark struct {
+// completeUntil is how far the points of regions are complete.
+type completeUntil struct {
 	region int
 	time   int64
 }
 
-func (m mark) before(o mark) bool {
-	return m.region < o.region || m.region == o.region && m.time < o.time
+func (c completeUntil) before(o completeUntil) bool {
+	return c.region < o.region || c.region == o.region && c.time < o.time
 }
 
 // fetch reads regions, those that have to be merged from the source of each group, a bounded number of points at a
@@ -70,8 +70,9 @@ func (f *finder) fetch(ctx context.Context, regions []region, fn func(piece) err
 }
 
 // fetchSome reads points of regions, by copy and by region, and returns how far those of all copies are complete.
-func (f *finder) fetchSome(ctx context.Context, regions []region) (got []map[int]tsm1.Values, end mark, err error) {
-	end = mark{len(regions), 0}
+func (f *finder) fetchSome(ctx context.Context, regions []region) (
+	got []map[int]tsm1.Values, end completeUntil, err error) {
+	end = completeUntil{len(regions), 0}
 	got = make([]map[int]tsm1.Values, len(f.set.Copies))
 	for k, c := range f.set.Copies {
 		asked, ask := askFor(regions, func(i int) bool { return regions[i].source(k) && i <= end.region })
@@ -80,14 +81,14 @@ func (f *finder) fetchSome(ctx context.Context, regions []region) (got []map[int
 		}
 		values, last, err := f.points(ctx, c, ask, patch.Limits{Bytes: batchBytes, Points: batchPoints})
 		if err != nil {
-			return nil, mark{}, err
+			return nil, completeUntil{}, err
 		}
 		got[k] = make(map[int]tsm1.Values)
 		for i, v := range values {
 			got[k][asked[i]] = v
 		}
 		if last.region < len(asked) {
-			if m := (mark{asked[last.region], last.time}); m.before(end) {
+			if m := (completeUntil{asked[last.region], last.time}); m.before(end) {
 				end = m
 			}
 		}
@@ -96,7 +97,7 @@ func (f *finder) fetchSome(ctx context.Context, regions []region) (got []map[int
 }
 
 // upTo returns the points of region i up to end, by copy, and whether there are any.
-func upTo(r region, got []map[int]tsm1.Values, i int, end mark) (owners []tsm1.Values, any bool) {
+func upTo(r region, got []map[int]tsm1.Values, i int, end completeUntil) (owners []tsm1.Values, any bool) {
 	owners = make([]tsm1.Values, len(got))
 	for k, g := range r.groups {
 		if g == 0 {
@@ -148,10 +149,10 @@ func (f *finder) forward(ctx context.Context, regions []region, fn func(piece) e
 
 // points returns the points of regions from one copy, and how far they are complete: to the end, or until limits.
 func (f *finder) points(ctx context.Context, c copies.Copy, regions []patch.Region, limits patch.Limits) (
-	[]tsm1.Values, mark, error) {
+	[]tsm1.Values, completeUntil, error) {
 	values := make([]tsm1.Values, len(regions))
 	if len(regions) == 0 {
-		return values, mark{}, nil
+		return values, completeUntil{}, nil
 	}
 	at, size, points := &cursor{regions: regions}, 0, 0
 	err := c.Replica.Fetch(ctx, f.set.Shard, regions, limits, func(b patch.Block) error {
@@ -171,13 +172,13 @@ func (f *finder) points(ctx context.Context, c copies.Copy, regions []patch.Regi
 		return f.read(ctx, c, len(b.Data))
 	})
 	if err != nil {
-		return nil, mark{}, f.fail(c, err)
+		return nil, completeUntil{}, f.fail(c, err)
 	}
 	if limits.Reached(size, points) {
 		v := values[at.at]
-		return values, mark{at.at, v[len(v)-1].UnixNano()}, nil
+		return values, completeUntil{at.at, v[len(v)-1].UnixNano()}, nil
 	}
-	return values, mark{len(regions), 0}, nil
+	return values, completeUntil{len(regions), 0}, nil
 }
 
 // cursor finds the regions that blocks belong to, which come in their order.

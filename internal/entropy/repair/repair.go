@@ -2,7 +2,7 @@
 //
 //	reach      asks the owners for the states of their copies
 //	set aside  has damaged files replaced by what is good in them
-//	make anew  removes copies that may hold deleted points
+//	make anew  removes copies that may hold deleted points or old values, where the others have all
 //	fill       makes missing copies out of files (fill.go)
 //	compare    finds the windows of time in which the copies differ (round.go)
 //	patch      finds the points that differ, merges them, and pushes what each copy lacks (patch.go)
@@ -179,13 +179,13 @@ func (r *Repair) setAside(ctx context.Context) (any bool, err error) {
 	return any, nil
 }
 
-// makeAnew removes copies that may hold deleted or old points, when they differ from the others: a merge would bring
-// these points back everywhere. They are then missing, and filled. It does so only where the other copies have all that
-// was acknowledged: see copies.Set.Replaces. Elsewhere they are merged, when all owners are there: one that is away may
-// have a whole copy.
+// makeAnew removes copies that may hold deleted points or old values, when they differ from the others. A merge would
+// bring these points back everywhere. The copies are then missing, and filled. It does so only where the other copies
+// have all that was acknowledged: see copies.Set.Replaces. Elsewhere the copies are merged, when all owners are there:
+// one that is away may have a whole copy.
 //
-// Before it merges copies, the deletes have run on them that other nodes remember. Before it removes copies, it waits
-// for that, but not for long: often nothing is wrong with a copy then.
+// Before copies are merged, the deletes that other nodes remember must have run on them. Before copies are removed, the
+// repair waits for these deletes too, but for staleTries attempts only. Often the copies are equal once they have run.
 func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
 	if !r.set.Any(entropy.ShardState.Older) {
 		return false, nil
@@ -209,24 +209,25 @@ func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
 		if err := c.Replica.Discard(ctx, r.id, c.State.Lack.Gen); err != nil {
 			return false, fmt.Errorf("remove the copy of shard %d on %s, to make it anew: %w", r.id, c.TCPAddr, err)
 		}
-		r.log.Info("Removed a copy that may hold deleted or old points: it is made anew",
+		r.log.Info("Removed a copy that may hold deleted points or old values: it is made anew",
 			zap.String("node", c.TCPAddr), zap.String("reason", c.State.Lack.Why))
 	}
 	return true, nil
 }
 
-// caughtUp returns an error while deletes may not have run on a copy that other nodes remember.
+// caughtUp returns an error while a copy may not have run all deletes that other nodes remember.
 func (r *Repair) caughtUp() error {
 	for _, c := range r.set.Copies {
 		if c.State.Exists && c.State.Lack.Kind == copystate.Stale {
-			return fmt.Errorf("the copy of shard %d on %s may hold deleted points: "+
-				"it waits until the other data nodes have told %[2]s which deletes it missed", r.id, c.TCPAddr)
+			return fmt.Errorf("the copy of shard %d on %s may hold deleted points: the repair waits until %[2]s "+
+				"has asked the other data nodes which deletes it missed, and has run them", r.id, c.TCPAddr)
 		}
 	}
 	return nil
 }
 
-// finish tells the owners of copies that are equal now, and remembers what owners refuse.
+// finish tells the owners that their copies are equal, but for writes on their way. When owners refuse something, it
+// tells nobody, and remembers what they refuse.
 func (r *Repair) finish(ctx context.Context, last *round) error {
 	listed := r.Record().Refusals
 	if message := r.refused.Message(r.set.Addrs(), listed); message != "" {

@@ -27,12 +27,12 @@ type round struct {
 	valueConflicts map[uint64]struct{} // points with different values, in a shard that is written to
 	open           int                 // points with different values that were left as they are
 	overflow       bool                // there are more differences than a round holds
-	equal          bool                // the repair is done
+	done           bool                // the copies are equal, but for what owners refuse and for writes on their way
 	verified       bool                // the roots were equal
 	diffs          []reconcile.Difference
 }
 
-// rounds compares and patches until the copies are equal, and returns the last round.
+// rounds compares and patches until a round is done, and returns that round.
 func (r *Repair) rounds(ctx context.Context) (*round, error) {
 	r.progress.change(func(p *entropy.RepairRecord) { p.Rounds = 0 })
 	last := &round{}
@@ -45,7 +45,7 @@ func (r *Repair) rounds(ctx context.Context) (*round, error) {
 		if err := r.round(ctx, this, last); err != nil {
 			return nil, err
 		}
-		if this.equal {
+		if this.done {
 			return this, nil
 		}
 		if missing := r.set.Missing(); this.open > 0 && missing != nil {
@@ -122,14 +122,14 @@ func (r *Repair) round(ctx context.Context, this, last *round) error {
 		return nil
 	}
 	if len(this.diffs) == 0 && record.Refused > 0 {
-		this.equal = true // but for what is refused
+		this.done = true // but for what is refused
 		return nil
 	}
 	var err error
 	if this.verified, err = r.set.EqualRoots(ctx, this.until); err != nil {
 		return fmt.Errorf("verify shard %d: %w", r.id, err)
 	}
-	this.equal = this.verified || r.onlyWritesOnTheirWay(this, last)
+	this.done = this.verified || r.onlyWritesOnTheirWay(this, last)
 	return nil
 }
 

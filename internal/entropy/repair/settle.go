@@ -11,8 +11,9 @@ func (d *Deps) settled() time.Time {
 	return d.Cluster.Now().Add(-time.Duration(d.Config().Settle))
 }
 
-// until bounds a round: all windows of a shard that nobody writes to, else those that ended before settle.
-// After the first round the copies were written by the repair itself; there the shard's end decides.
+// until returns, in nanoseconds, by when the windows of a round must have ended. It is entropy.Everything when a copy
+// lacks something, and for a shard that is not written to. Otherwise it is settle ago. The repair itself writes in its
+// first round. So in later rounds a shard counts as written to until it ended longer than settle ago.
 func (d *Deps) until(set copies.Set, round int) int64 {
 	before := d.settled()
 	if _, lacks := set.MostLacking(); lacks {

@@ -161,8 +161,8 @@ type answers struct {
 	changing               map[int64]bool
 }
 
-// settled are versions without those that are Unsettled.
-func settled(versions []uint64) []uint64 {
+// withoutUnsettled are versions without those that are Unsettled.
+func withoutUnsettled(versions []uint64) []uint64 {
 	out := slices.Clone(versions)
 	for i, v := range out {
 		if v == patch.Unsettled {
@@ -202,7 +202,7 @@ func (q *question) ask(ctx context.Context) error {
 	q.since, q.forgot = max(q.since, answer.Since), max(q.forgot, answer.Forgot)
 	written := answer.Written
 	if written == nil {
-		written, q.forgot = settled(answer.Versions), patch.Unsettled
+		written, q.forgot = withoutUnsettled(answer.Versions), patch.Unsettled
 	}
 	q.silent = q.silent || len(answer.Failed) == 0
 	var again []patch.Region
