@@ -52,7 +52,7 @@ func mustNode(t *testing.T, identity string, state []byte, change ...func(*Confi
 	if err := errors.Join(n.openCopies(), n.openOrder()); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for n.Meta.State().Data.ClusterID != 0 && !n.copies.Ready() {
 		select {
 		case <-deadline:

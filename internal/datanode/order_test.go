@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -84,15 +85,28 @@ func configIn(dir string) *Config {
 	return cfg
 }
 
+// mustOpen opens a node on free ports.
+func mustOpen(t *testing.T, cfg *Config) *Node {
+	t.Helper()
+	for tries := 1; ; tries++ {
+		cfg.HTTPD.BindAddress = "127.0.0.1:0" // Open has put the port there that it found the last time
+		n := New(cfg, "", zap.NewNop(), Seams{})
+		err := n.Open()
+		if err == nil {
+			return n
+		}
+		// Open finds a free port before it listens there: another test may take it in between.
+		if !errors.Is(err, syscall.EADDRINUSE) || tries == 100 {
+			t.Fatal(err)
+		}
+	}
+}
+
 // While a node closes, others still tell it of their clocks, until the exchange of what copies lack has ended. The
 // clock and the journal are there until then.
 func TestClockIsOpenUntilOthersTellNothingMore(t *testing.T) {
 	t.Parallel()
-	cfg := configIn(t.TempDir())
-	n := New(cfg, "", zap.NewNop(), Seams{})
-	if err := n.Open(); err != nil {
-		t.Fatal(err)
-	}
+	n := mustOpen(t, configIn(t.TempDir()))
 	journal, copies := n.writer.Order.Journal, n.copies
 	for left := len(n.stop); left > 0; left-- {
 		if err := n.unwind(left - 1); err != nil {
@@ -119,10 +133,7 @@ func TestJournalMayLackWhatThePowerTook(t *testing.T) {
 	}
 	run := func() (since order.Version) {
 		t.Helper()
-		n := New(cfg, "", zap.NewNop(), Seams{})
-		if err := n.Open(); err != nil {
-			t.Fatal(err)
-		}
+		n := mustOpen(t, cfg)
 		since = n.order.Journal.Since()
 		if got, err := os.ReadFile(boot); err != nil || !bytes.Equal(got, current) {
 			t.Errorf("while the node runs, the file has %q, %v", got, err)

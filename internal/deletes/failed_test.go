@@ -54,7 +54,7 @@ func TestDeleteThatFailedTakesNoNewerPointsLater(t *testing.T) {
 	other := mustOpen(t, newNode(deps, nil))
 	disk := &fullDisk{server: other.server()}
 	c.meta.SetAddr(1, mustServe(t, disk))
-	w, hh := c.withHandoff(t, 5*time.Second)
+	w, hh := c.withHandoff(t, 30*time.Second)
 	write := func(lines string) {
 		t.Helper()
 		if err := w.WritePoints(db, policy, all, nil, mustPoints(t, lines)); err != nil {

@@ -51,7 +51,7 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			c, g := newGatedCluster(t)
 			h := &heldNode{gate: g, entered: make(chan struct{}, 1), let: make(chan struct{}), lose: lose}
 			c.meta.SetAddr(1, mustServe(t, h))
-			w, hh := c.withHandoff(t, 5*time.Second)
+			w, hh := c.withHandoff(t, 30*time.Second)
 			g.away.Store(true)
 			if err := w.WritePoints(db, policy, anyLevel, nil, mustPoints(t, "m v=1 1")); err != nil {
 				t.Fatal(err)

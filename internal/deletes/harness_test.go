@@ -63,7 +63,7 @@ func newDeps(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.
 	return replication.Deps{
 		Meta: replicationtest.Member{Meta: meta, Node: id}, Store: s, Shards: s, Subscriber: replicationtest.NoSubscriber{},
 		Pool: pool, Order: &replication.Order{Clock: clock, Journal: journal}, Deletes: NewMemory(meta),
-		Copies: replicationtest.NoCopies{}, WriteTimeout: 5 * time.Second, Log: zap.NewNop(),
+		Copies: replicationtest.NoCopies{}, WriteTimeout: 30 * time.Second, Log: zap.NewNop(),
 		ForgetEvery: time.Hour, // tests change the metadata
 	}
 }

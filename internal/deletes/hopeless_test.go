@@ -22,7 +22,7 @@ import (
 func TestDeleteThatCannotRunIsNotKept(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, 5*time.Second)
+	w, hh := c.withHandoff(t, 30*time.Second)
 	d := w.deletes
 	g.away.Store(true)
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
@@ -49,7 +49,7 @@ func TestDeleteThatCannotRunIsNotKept(t *testing.T) {
 func TestDeleteByAFieldDoesNotStopTheQueue(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, 5*time.Second)
+	w, hh := c.withHandoff(t, 30*time.Second)
 	d := w.deletes
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
@@ -126,7 +126,7 @@ func TestDeleteGoesIntoAFullQueue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, hh := c.withQueues(t, 5*time.Second, func(cfg *handoff.Config) {
+	w, hh := c.withQueues(t, 30*time.Second, func(cfg *handoff.Config) {
 		cfg.MaxSize = itoml.Size(8 + 21 + len(b)) // one entry
 	})
 	if err := hh.Append(2, shardID, handoff.Entry{Kind: handoff.Write, Points: 1, Data: b}); err != nil {

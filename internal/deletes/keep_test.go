@@ -19,7 +19,7 @@ import (
 func TestDeleteGoesThroughTheQueueInOrder(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, 5*time.Second)
+	w, hh := c.withHandoff(t, 30*time.Second)
 	d := w.deletes
 	write := func(lines string) {
 		t.Helper()
@@ -60,7 +60,7 @@ func TestDeleteGoesThroughTheQueueInOrder(t *testing.T) {
 func TestWriteUnderWayDoesNotOutliveADelete(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, 5*time.Second)
+	w, hh := c.withHandoff(t, 5*time.Second) // waited out
 	d := w.deletes
 	g.hang.Store(true)
 	if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
@@ -80,7 +80,7 @@ func TestWriteUnderWayDoesNotOutliveADelete(t *testing.T) {
 func TestDeliverDropsWhatIsMalformed(t *testing.T) {
 	t.Parallel()
 	c, _ := newGatedCluster(t)
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	for _, e := range []handoff.Entry{
 		{Kind: handoff.Write, Data: []byte("\xff\xff")},
 		{Kind: handoff.Delete, Data: []byte("\xff\xff")},
@@ -100,7 +100,7 @@ func TestDeleteIsKeptByOneNodeThatCan(t *testing.T) {
 	t.Parallel()
 	for _, others := range []bool{true, false} {
 		c := newTestCluster(t, "ok", "ok", "down")
-		w, hh := c.withHandoff(t, time.Second)
+		w, hh := c.withHandoff(t, 30*time.Second)
 		cfg := handoff.NewConfig()
 		cfg.Dir = t.TempDir()
 		var lost []uint64
@@ -147,7 +147,7 @@ func TestDeleteIsKeptByOneNodeThatCan(t *testing.T) {
 func TestWritesOfANodeThatMissesADeleteWait(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down")
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	s := w.server()
 	drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x"}
 	if err := w.deletes.hint(drop, []uint64{2}); err != nil {

@@ -17,7 +17,7 @@ func TestDeletesReachNodesOfTheVersionBefore(t *testing.T) {
 	other := mustOpen(t, c.newNode(t, 2))
 	c.meta.SetAddr(1, mustServe(t, other.server().oldServer))
 	c.meta.Owners = []uint64{1, 2}
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1\nleft v=1 1")); err != nil {
 		t.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func TestNewerPointsOutliveADeleteThatFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, "ok")
-			w, hh := c.withHandoff(t, 5*time.Second)
+			w, hh := c.withHandoff(t, 30*time.Second)
 			repair := breakWrites(w)
 			if err := w.deletes.runDelete(dropBetween(t, w, late), late); !errors.Is(err, errBroken) {
 				t.Fatalf("the delete has the error %v", err)
@@ -102,7 +102,7 @@ func TestNewerPointsOutliveACrash(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
 	var cfg handoff.Config
-	w, hh := c.withQueues(t, 5*time.Second, func(cf *handoff.Config) { cfg = *cf })
+	w, hh := c.withQueues(t, 30*time.Second, func(cf *handoff.Config) { cfg = *cf })
 	breakWrites(w)
 	if err := w.deletes.runDelete(dropBetween(t, w, false), false); !errors.Is(err, errBroken) {
 		t.Fatalf("the delete has the error %v", err)
@@ -122,7 +122,7 @@ func TestNewerPointsOutliveACrash(t *testing.T) {
 func TestWritesBesideADeleteAreKept(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok")
-	w, hh := c.withHandoff(t, 5*time.Second)
+	w, hh := c.withHandoff(t, 30*time.Second)
 	drop := dropBetween(t, w, false)
 	newer := w.deletes.beginRewrite(drop)
 	w.Add(drop)
@@ -157,7 +157,7 @@ func TestManyNewerPointsAreWrittenAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, "ok")
-			w, hh := c.withHandoff(t, 5*time.Second)
+			w, hh := c.withHandoff(t, 30*time.Second)
 			w.removals.most = 3
 			var missed atomic.Int64
 			w.deletes.deps.Missed = func(node, shard uint64) {

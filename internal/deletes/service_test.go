@@ -189,7 +189,7 @@ func TestDeleteNeedsAMajorityThatHearsOfIt(t *testing.T) {
 		{[]string{"ok", "down"}, ""}, // or there were no deletes while the other is away
 	} {
 		c := newTestCluster(t, tt.states...)
-		w, hh := c.withHandoff(t, 5*time.Second)
+		w, hh := c.withHandoff(t, 30*time.Second)
 		if err := w.WritePoints(db, policy, one, nil, mustPoints(t, "m v=1 1")); err != nil {
 			t.Fatal(err)
 		}

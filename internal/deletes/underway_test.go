@@ -27,7 +27,7 @@ func TestNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(t *testing.T, c *testCluster) *node{
 		"with hinted handoff": func(t *testing.T, c *testCluster) *node {
-			w, _ := c.withHandoff(t, 5*time.Second)
+			w, _ := c.withHandoff(t, 30*time.Second)
 			return w
 		},
 		"without hinted handoff": func(t *testing.T, c *testCluster) *node { return c.node(t) },
@@ -86,7 +86,7 @@ func testNothingIsRepairedWhileADeleteIsUnderWay(t *testing.T, first func(*testi
 func TestDeleteThatIsGivenUpHoldsNothingUp(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down", "down")
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	if err := w.deletes.DeleteMeasurement(db, "m"); err == nil {
 		t.Fatal("a delete ran that most nodes do not know of")
 	}
@@ -110,7 +110,7 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 	c, g := newGatedCluster(t)
 	other := mustOpen(t, c.newNode(t, 2))
 	g.server = other.server()
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	d := w.deletes
 	r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
 	if _, missed := d.announce(c.meta.DataNodes()[1:], r); len(missed) > 0 {
@@ -148,7 +148,7 @@ func TestRestartEndsDeletes(t *testing.T) {
 	before := c.newNode(t, 1).deletes.started
 	other.counts.begin(db, "killed", announcer{at: time.Now(), node: 1, started: before})
 	other.counts.begin(db, "another node's", announcer{at: time.Now(), node: 3, started: before})
-	c.withHandoff(t, 5*time.Second) // node 1 starts
+	c.withHandoff(t, 30*time.Second) // node 1 starts
 	left := func() (n int) {
 		other.counts.mu.RLock()
 		defer other.counts.mu.RUnlock()
@@ -232,7 +232,7 @@ func TestOnlyTheDeleteWaitsForARepair(t *testing.T) {
 func TestDeletesSeenChangesWithEachDelete(t *testing.T) {
 	t.Parallel()
 	c, _ := newGatedCluster(t)
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	d := w.deletes
 	seen := w.DeletesSeen(shardID)
 	release, ok := w.HoldDeletes(shardID, seen)

@@ -198,8 +198,17 @@ const unreached = "no other member reaches it"
 // folders say so. It stops with the cluster at the latest.
 func (c *Cluster) Extra(dir string) (*datanode.Node, error) {
 	log := c.opts.Logger.With(zap.String("extra_data_node", dir))
-	n := datanode.New(c.opts.dataConfig(dir, Ports{}), version.String(), log, datanode.Seams{})
-	if err := n.Open(); err != nil {
+	start := func() (*datanode.Node, error) {
+		n := datanode.New(c.opts.dataConfig(dir, Ports{}), version.String(), log, datanode.Seams{})
+		return n, n.Open()
+	}
+	n, err := start()
+	// A free port may be taken before the engine opens it, as in StartData.
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < 20*time.Second; {
+		time.Sleep(20 * time.Millisecond)
+		n, err = start()
+	}
+	if err != nil {
 		return nil, err
 	}
 	c.extra = append(c.extra, n)

@@ -16,6 +16,7 @@ import (
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
+	"concord/internal/entropy/api"
 )
 
 // mustStart returns a cluster of data nodes that ends with the test.
@@ -86,6 +87,20 @@ func awaitMetadata(ctx context.Context, t *testing.T, c *devcluster.Cluster, nod
 	if err != nil {
 		t.Fatal("a node never gets the metadata:", err)
 	}
+}
+
+// mustStatus asks the first node for the status of the cluster, until all nodes have answered. On a busy machine one
+// may be late.
+func mustStatus(ctx context.Context, t *testing.T, c *devcluster.Cluster) (s api.Status, raw []byte) {
+	t.Helper()
+	var err error
+	if c.Wait(ctx, func() bool {
+		s, raw, err = c.Client(0).EntropyStatus(ctx)
+		return err == nil && len(s.Unreachable) == 0
+	}) != nil {
+		t.Fatalf("there is no status of all nodes: %s %v", raw, err)
+	}
+	return s, raw
 }
 
 // yesterday is a time whose shard group is the same all through a test.
@@ -192,18 +207,14 @@ func TestEqualDataOfOtherLayoutIsNeverListed(t *testing.T) {
 			t.Fatalf("check on node %d: %v", i+1, err)
 		}
 	}
-	s, raw, err := c.Client(0).EntropyStatus(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !s.Clean() {
+	if s, raw := mustStatus(ctx, t, c); !s.Clean() {
 		t.Errorf("equal data is listed: %s", raw)
 	}
 }
 
 func TestShardRepairAnswersAsDocumented(t *testing.T) {
 	t.Parallel()
-	_, c := mustStart(t, 2)
+	ctx, c := mustStart(t, 2)
 	for _, base := range []string{c.Data[0].HTTPAddr(), c.Meta.HTTPAddr()} {
 		for _, tt := range []struct {
 			method, path string
@@ -242,9 +253,8 @@ func TestShardRepairAnswersAsDocumented(t *testing.T) {
 			}
 		}
 	}
-	s, raw, err := c.Client(0).EntropyStatus(context.Background())
-	if err != nil || !s.Clean() || strings.Contains(string(raw), "null") {
-		t.Errorf("after bad requests the status is %s, %v", raw, err)
+	if s, raw := mustStatus(ctx, t, c); !s.Clean() || strings.Contains(string(raw), "null") {
+		t.Errorf("after bad requests the status is %s", raw)
 	}
 }
 

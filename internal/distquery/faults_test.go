@@ -232,7 +232,7 @@ func TestNodeThatFallsSilentIsPassedOver(t *testing.T) {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	c := newTestCluster(t, testOptions{nodes: 3, replicas: 2, silence: 3 * time.Second, // others may be late
+	c := newTestCluster(t, testOptions{nodes: 3, replicas: 2, silence: 10 * time.Second, // others may be late
 		wrap: func(id uint64, s *Server) rpc.QueryServer {
 			return faulty{QueryServer: s, id: id, serve: hang}
 		}})

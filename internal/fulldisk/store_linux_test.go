@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,7 +206,9 @@ func TestShardGoesOnOnceThereIsSpace(t *testing.T) {
 	if err := write(t, s, "a", 0, 10); err != nil {
 		t.Fatal(err)
 	}
-	s.free = func(string) (uint64, uint64, error) { return 1 << 40, 1 << 40, nil }
+	var free atomic.Uint64
+	free.Store(1 << 40)
+	s.free = func(string) (uint64, uint64, error) { return free.Load(), 1 << 40, nil }
 	fill()
 	var err error
 	for i := 10; err == nil && i < 1_000_000; i += 1000 {
@@ -214,6 +217,7 @@ func TestShardGoesOnOnceThereIsSpace(t *testing.T) {
 	if !full(err) {
 		t.Fatalf("the disk is not full: %v", err)
 	}
+	free.Store(0) // or the shard would be opened anew while the test still looks at it
 	known := count(t, s)
 	if err := write(t, s, "a", 0, 1); !errors.Is(err, ErrFull) {
 		t.Errorf("write to a shard that waits for space: %v", err)
@@ -222,6 +226,7 @@ func TestShardGoesOnOnceThereIsSpace(t *testing.T) {
 		t.Errorf("deletes may run in its database: %v; in another one: %v", err, other)
 	}
 	empty()
+	free.Store(1 << 40)
 	await(t, "a write succeeds", func() bool { return write(t, s, "b", 0, 10) == nil })
 	if err := s.Ready("db"); err != nil {
 		t.Errorf("no delete may run once the shard is open: %v", err)

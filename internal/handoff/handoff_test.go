@@ -162,10 +162,10 @@ func mustChange(t testing.TB, path string, change func([]byte)) {
 	}
 }
 
-// await waits for the receiver until ok, at most ten seconds.
+// await waits for the receiver until ok, at most a minute.
 func (r *receiver) await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	limit := time.After(10 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		r.mu.Lock()
 		done := ok()

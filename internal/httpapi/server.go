@@ -64,13 +64,15 @@ type Server struct {
 	http http.Server
 	page Page // nil for none
 
+	patience time.Duration // for how long Close waits for requests: closeTimeout
+
 	serving sync.WaitGroup
 	tls     *tlsconfig.TLSConfigManager // nil before Open
 }
 
 // New returns a server that Open starts.
 func New(d Deps) *Server {
-	s := &Server{deps: d, log: zap.NewNop()}
+	s := &Server{deps: d, log: zap.NewNop(), patience: closeTimeout}
 	d.Load.CountPoints(func() int64 {
 		n, _ := d.Handler.Statistics(nil)[0].Values["pointsWrittenOK"].(int64)
 		return n
@@ -161,15 +163,19 @@ func (s *Server) listenUnix() (net.Listener, error) {
 	return ln, nil
 }
 
-// Close waits for the requests that are under way, for ten seconds at most. The page closes before: its streams do not
-// end by themselves.
+// Close waits for the requests that are under way, for ten seconds at most, and then ends them. The page closes before:
+// its streams do not end by themselves.
 func (s *Server) Close() (err error) {
 	if s.page != nil {
 		err = s.page.Close()
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), s.patience)
 	defer cancel()
-	if e := s.http.Shutdown(ctx); e != nil {
+	switch e := s.http.Shutdown(ctx); {
+	case errors.Is(e, context.DeadlineExceeded):
+		s.log.Warn("Requests are ended that did not end by themselves", zap.Duration("waited", s.patience))
+		err = errors.Join(err, s.http.Close())
+	case e != nil:
 		err = errors.Join(err, e, s.http.Close())
 	}
 	s.serving.Wait()

@@ -504,6 +504,7 @@ func TestCollectdJoinAndBadPackets(t *testing.T) {
 	same(t, got, "if,host=h,instance=eth0,type=if_octets rx=3,tx=4 1700000000000000000",
 		"load,host=h,type=load longterm=2,midterm=1,shortterm=0.5 1700000000000000000",
 		"load,host=h,type=load longterm=2,midterm=1,shortterm=0.5 1700000000000000000")
+	a.Close() // a bad packet is counted before it is logged
 	a.logged(t, "", `typesdb has no type "of_octets"`)
 }
 
@@ -514,21 +515,23 @@ func TestCloseWritesWhatWasRead(t *testing.T) {
 	later := itoml.Duration(time.Hour)
 	g.BatchTimeout, gu.BatchTimeout, o.BatchTimeout, u.BatchTimeout = later, later, later, later
 	g.BatchSize, gu.BatchSize, o.BatchSize, u.BatchSize = 7, 7, 7, 7
-	g.BatchPending, u.BatchPending = 1, 1
+	g.BatchPending, o.BatchPending, u.BatchPending = 1, 1, 1
+	// With this, 100 lines are more than the 4096 bytes of one read from a connection.
+	long := strings.Repeat("x", 40)
 	for name, c := range map[string]Config{
-		"put m 17%08d 1 host=a\n": {OpenTSDB: []opentsdb.Config{o}},
-		"g 1 17%08d\n":            {Graphite: []graphite.Config{g}},
-		"gu 1 17%08d\n":           {Graphite: []graphite.Config{gu}},
-		"u v=1 17%08d\n":          {UDP: []udp.Config{u}},
+		"put m" + long + " 17%08d 1 host=a\n": {OpenTSDB: []opentsdb.Config{o}},
+		"g" + long + " 1 17%08d\n":            {Graphite: []graphite.Config{g}},
+		"gu 1 17%08d\n":                       {Graphite: []graphite.Config{gu}},
+		"u v=1 17%08d\n":                      {UDP: []udp.Config{u}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			a := open(t, c)
-			a.slow = 5 * time.Millisecond // so that Close comes long before the last line is read
-			conn := a.dial(t)             // stays open
-			n := 200                      // packets that a socket holds for sure
+			a.slow = 20 * time.Millisecond // so that Close comes long before the last line is read
+			conn := a.dial(t)              // stays open
+			n := 200                       // packets that a socket holds for sure
 			if a.list[0].addr().Network() == "tcp" {
-				n = 500
+				n = 100
 			}
 			for i := range n {
 				fmt.Fprintf(conn, name, i)

@@ -1,8 +1,6 @@
 package page
 
 import (
-	"encoding/json"
-	"net/http"
 	"testing"
 	"time"
 
@@ -28,11 +26,7 @@ func TestDeletesThatWaitAreListed(t *testing.T) {
 	c.Nodes[1].Change(func(r *rpc.ReportResponse) {
 		r.Deletes = []*rpc.WaitingDelete{waiting("a", at, 3), waiting("", at, 3)}
 	})
-	var got State
-	w := request(p, http.MethodGet, "/state", "", as("root"))
-	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
-		t.Fatal(err, w.Body)
-	}
+	got := stateOf(t, p, as("root"))
 	want := map[string]Delete{
 		"a": {Database: "open", Text: "DELETE FROM a", Since: &at, For: []string{"2", "3"}, Kept: []string{"1", "2"}},
 		"2-" + id(uint64(at.UnixNano())): {
@@ -45,11 +39,7 @@ func TestDeletesThatWaitAreListed(t *testing.T) {
 	if got.Summary.Deletes != 2 || !got.Summary.MoreDeletes {
 		t.Errorf("the summary counts %d, more %v", got.Summary.Deletes, got.Summary.MoreDeletes)
 	}
-	got = State{}
-	w = request(p, http.MethodGet, "/state", "", as("paul"))
-	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
-		t.Fatal(err, w.Body)
-	}
+	got = stateOf(t, p, as("paul"))
 	if got.Deletes != nil || got.Summary.Deletes != 0 || got.Summary.MoreDeletes {
 		t.Errorf("a reader sees deletes: %v", got.Summary)
 	}

@@ -21,7 +21,7 @@ func TestFloorStandsStillWhileSomethingWaits(t *testing.T) {
 	t.Parallel()
 	for _, shard := range []uint64{shardID, handoff.WholeDatabase} {
 		c, g := newGatedCluster(t)
-		w, hh := c.withHandoff(t, 5*time.Second)
+		w, hh := c.withHandoff(t, 30*time.Second)
 		_, before, _ := w.Says(2)
 		if _, later, _ := w.Says(2); later < before {
 			t.Errorf("the floor fell from %d to %d", before, later)

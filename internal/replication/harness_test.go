@@ -73,7 +73,7 @@ func newTestCluster(t testing.TB, states ...string) *testCluster {
 func (c *testCluster) writer(t testing.TB) *Writer {
 	t.Helper()
 	w := c.newWriter(t, 1)
-	w.WriteTimeout = 5 * time.Second
+	w.WriteTimeout = 30 * time.Second
 	return mustOpen(t, w)
 }
 

@@ -123,7 +123,7 @@ func TestLevelsWithHintedHandoff(t *testing.T) {
 			if tt.alone {
 				c.meta.Owners = []uint64{2}
 			}
-			w, hh := c.withHandoff(t, 5*time.Second)
+			w, hh := c.withHandoff(t, 30*time.Second)
 			var missed atomic.Bool
 			w.Copies = missedCopies{missed: func(node, shard uint64, kept bool) {
 				if node != 2 || shard != shardID || !kept {
@@ -178,7 +178,7 @@ func TestOverwritesKeepTheirOrder(t *testing.T) {
 func TestPartialWritesAreNotQueued(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, 5*time.Second)
+	w, hh := c.withHandoff(t, 30*time.Second)
 	if err := w.WritePoints(db, policy, all, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +239,7 @@ func TestOwnerLacksWhatItRefusedBeforeTheRestIsKept(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down")
 	c.meta.Nodes[1].TCPAddr = mustServe(t, interrupted{messages: new(atomic.Int64)})
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	d := w.lanes.begin([]uint64{2}, shardID, 1, w.WriteTimeout)[0]
 	defer w.lanes.finish(d)
 	var messages []*rpc.WriteShardRequest

@@ -300,7 +300,7 @@ func TestOwnersGetAnAcknowledgedWriteWhenTheOneThatDecidesIsNewer(t *testing.T) 
 	c := newTestCluster(t, "ok", "down", "down", "ok")
 	c.meta.Nodes[2].TCPAddr = mustServe(t, behindOnce{})
 	c.meta.Owners = []uint64{2, 3, 4}
-	w, _ := c.withHandoff(t, 5*time.Second)
+	w, _ := c.withHandoff(t, 30*time.Second)
 	if err := w.WritePoints(db, policy, models.ConsistencyLevelAny, nil, mustPoints(t, "m v=1 1")); err != nil {
 		t.Fatal(err)
 	}

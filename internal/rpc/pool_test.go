@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,8 +41,20 @@ func TestWakeConnectsToANodeThatIsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr := ln.Addr().String()
-	ln.Close()
-	p := &Pool{backoff: &backoff.Config{BaseDelay: time.Hour, MaxDelay: time.Hour}}
+	s := NewServer()
+	go s.Serve(ln)
+	defer s.Stop()
+	var back atomic.Bool
+	p := &Pool{
+		backoff: &backoff.Config{BaseDelay: time.Hour, MaxDelay: time.Hour},
+		// A listener that closes, and opens again on the same port, may find that another test has the port.
+		Wrap: func(_ string, conn net.Conn) net.Conn {
+			if !back.Load() {
+				conn.Close()
+			}
+			return conn
+		},
+	}
 	defer p.Close()
 	conn, err := p.Conn(addr)
 	if err != nil {
@@ -54,12 +67,7 @@ func TestWakeConnectsToANodeThatIsBack(t *testing.T) {
 	if c := call(); c != codes.Unavailable {
 		t.Fatalf("a node that is away answers: %s", c)
 	}
-	if ln, err = net.Listen("tcp", addr); err != nil {
-		t.Fatal(err)
-	}
-	s := NewServer()
-	go s.Serve(ln)
-	defer s.Stop()
+	back.Store(true)
 	if c := call(); c != codes.Unavailable {
 		t.Fatalf("its connection does not wait: %s", c)
 	}

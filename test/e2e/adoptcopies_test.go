@@ -160,7 +160,7 @@ func TestAdoptedServerGetsCopies(t *testing.T) {
 	})
 	took := time.Since(begun)
 	t.Logf("adopted in %s, and serving after %s", adopted.Round(time.Millisecond), took.Round(time.Millisecond))
-	if took > 20*time.Second {
+	if took > 2*time.Minute {
 		t.Errorf("the adoption took %s", took)
 	}
 	asBefore(first, "after the adoption")

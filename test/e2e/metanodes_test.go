@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	// soon is how long a change, or a write into a new shard, may take while one meta node is in trouble.
-	soon = 15 * time.Second
+	// soon is how long a change, or a write into a new shard, may take while one meta node is in trouble and the
+	// machine is busy.
+	soon = 30 * time.Second
 	// election is how long the meta nodes may take to notice that their leader is gone, and to elect another one.
 	election = 10 * time.Second
 )
@@ -101,7 +102,7 @@ func (c *metaCluster) metaBut(these ...*process.Node) []*process.Node {
 func (c *metaCluster) use(t *testing.T, limit time.Duration) {
 	t.Helper()
 	c.used++
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*limit) // each node has four steps
 	defer cancel()
 	var wg sync.WaitGroup
 	for i, n := range c.Data {
@@ -139,7 +140,7 @@ func (c *metaCluster) use(t *testing.T, limit time.Duration) {
 	wg.Wait()
 }
 
-// restart restarts data nodes, and fails when that takes longer than half a minute.
+// restart restarts data nodes, and fails when that takes longer than a minute.
 func (c *metaCluster) restart(t *testing.T, nodes ...*process.Node) {
 	t.Helper()
 	began := time.Now()

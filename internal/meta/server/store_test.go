@@ -90,19 +90,20 @@ func agree(rpc raft.RPC) {
 	}
 }
 
-// mustClose closes a store, which takes less than the timeout of one request to another member.
-func mustClose(t *testing.T, st *store) {
+// mustClose closes a store, and returns how long that took.
+func mustClose(t *testing.T, st *store) (took time.Duration) {
 	t.Helper()
-	closed := make(chan error, 1)
+	began, closed := time.Now(), make(chan error, 1)
 	go func() { closed <- st.close() }()
 	select {
 	case err := <-closed:
 		if err != nil {
 			t.Error(err)
 		}
-	case <-time.After(raftTimeout / 2):
+	case <-time.After(time.Minute):
 		t.Error("Raft does not stop")
 	}
+	return time.Since(began)
 }
 
 // A leader that learns of a later term has requests under way to the member that tells it. With pipelined replication,
@@ -150,9 +151,24 @@ func TestLeaderThatWasReplacedStops(t *testing.T) {
 	mustClose(t, st)
 }
 
-// A member that hangs takes connections and does not answer.
+// A member that hangs takes connections and does not answer. Raft stops before its request to that member times out.
 func TestRaftStopsBesideAMemberThatHangs(t *testing.T) {
 	t.Parallel()
+	const tries = 3 // a busy machine may be late by seconds, but not always
+	for try := 1; ; try++ {
+		took := mustStopBesideAMemberThatHangs(t)
+		if took < raftTimeout/2 {
+			return
+		}
+		if try == tries {
+			t.Fatalf("Raft stopped after %v", took)
+		}
+	}
+}
+
+// mustStopBesideAMemberThatHangs returns how long Raft took to stop.
+func mustStopBesideAMemberThatHangs(t *testing.T) (took time.Duration) {
+	t.Helper()
 	ln := newStream(t, "other")
 	asked := make(chan net.Conn, 1)
 	go func() {
@@ -164,7 +180,7 @@ func TestRaftStopsBesideAMemberThatHangs(t *testing.T) {
 	st := openPair(t, "other", ln.advertised, 40*time.Millisecond)
 	c := <-asked
 	defer c.Close()
-	mustClose(t, st)
+	return mustClose(t, st)
 }
 
 // The disk of most members hangs: they answer that they follow, and store nothing. Raft waits for them for ever.
@@ -178,14 +194,24 @@ func TestChangeEndsWhileMostMembersStoreNothing(t *testing.T) {
 	})
 	st := openPair(t, "other", addr, 2*time.Second) // the leader is to stay
 	st.commitLimit = 200 * time.Millisecond
-	if err := until(t.Context(), st.leads); err != nil {
-		t.Fatal(err)
+	var change, caughtUp error
+	for tries, stayed := 0, false; !stayed; tries++ {
+		if err := until(t.Context(), st.leads); err != nil {
+			t.Fatal(err)
+		}
+		term := st.raft.CurrentTerm()
+		change, caughtUp = st.await(st.raft.Apply(nil, 0)), st.caughtUp()
+		// On a busy machine, an answer of the other member may come too late, and the leader steps down.
+		stayed = st.leads() && st.raft.CurrentTerm() == term
+		if !stayed && tries == 20 {
+			t.Fatal("the leader never stays")
+		}
 	}
-	if err := st.await(st.raft.Apply(nil, 0)); !errors.Is(err, errUncertain) {
-		t.Errorf("a change ends with %v", err)
+	if !errors.Is(change, errUncertain) {
+		t.Errorf("a change ends with %v", change)
 	}
-	if err := st.caughtUp(); !errors.Is(err, errNoLeader) {
-		t.Errorf("a leader that cannot know whether it is one: %v", err)
+	if !errors.Is(caughtUp, errNoLeader) {
+		t.Errorf("a leader that cannot know whether it is one: %v", caughtUp)
 	}
 	mustClose(t, st)
 }

@@ -336,12 +336,12 @@ func Cached(t testing.TB, s *tsdb.Store) (out []string) {
 	return out
 }
 
-// Await returns when ok holds, and fails the test when it does not for long.
+// Await returns when ok holds, and fails the test when it does not within a minute.
 func Await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(10 * time.Second)
+	limit := time.After(time.Minute)
 	for !ok() {
 		select {
 		case <-tick.C:
