@@ -5,8 +5,10 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"syscall"
 	"time"
 
@@ -71,7 +73,7 @@ func Run[C any, N Node[C]](
 			log.Info("Stopping")
 			tell(log, daemon.SdNotifyStopping)
 			stop() // a second signal ends the process at once
-			return closeWithin(hardStop, node.Close)
+			return closeWithin(hardStop, os.Stderr, node.Close)
 		}
 	}
 }
@@ -86,14 +88,16 @@ func tell(log *zap.Logger, state string) {
 // hardStop is how long a node may take to stop, as for InfluxDB.
 const hardStop = 30 * time.Second
 
-// closeWithin calls fn, and gives up after limit: what was acknowledged is on disk.
-func closeWithin(limit time.Duration, fn func() error) error {
+// closeWithin calls fn, and gives up after limit: what was acknowledged is on disk. It then writes to stacks where all
+// goroutines are, as only that tells what fn waits for.
+func closeWithin(limit time.Duration, stacks io.Writer, fn func() error) error {
 	done := make(chan error, 1)
 	go func() { done <- fn() }()
 	select {
 	case err := <-done:
 		return err
 	case <-time.After(limit):
+		pprof.Lookup("goroutine").WriteTo(stacks, 1)
 		return fmt.Errorf("not stopped within %s: ending hard, nothing that was acknowledged is lost", limit)
 	}
 }

@@ -118,9 +118,13 @@ func TestRunReturnsWhyANodeDidNotOpen(t *testing.T) {
 
 func TestCloseGivesUpAfterTheLimit(t *testing.T) {
 	release := make(chan struct{})
-	err := closeWithin(time.Nanosecond, func() error { <-release; return nil })
+	var stacks strings.Builder
+	err := closeWithin(time.Nanosecond, &stacks, func() error { <-release; return nil })
 	close(release)
 	if err == nil || !strings.Contains(err.Error(), "not stopped within 1ns") {
 		t.Errorf("got %v", err)
+	}
+	if !strings.Contains(stacks.String(), "daemon.closeWithin") {
+		t.Errorf("it does not say where its goroutines are: %q", &stacks)
 	}
 }
