@@ -3,6 +3,7 @@ package datanode
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -71,8 +72,15 @@ func (n *Node) startWrites() error {
 	if err := n.deletes.Open(); err != nil {
 		return fmt.Errorf("open the deletes: %w", err)
 	}
-	n.onClose(n.deletes.Close)
-	n.inBackground(n.keepCatchingUp)
+	ctx, cancel := context.WithCancel(context.Background())
+	var catchingUp sync.WaitGroup
+	catchingUp.Go(func() { n.keepCatchingUp(ctx) })
+	n.onClose(func() error {
+		cancel()
+		err := n.deletes.Close() // from now on no delete begins, be it one that was missed
+		catchingUp.Wait()
+		return err
+	})
 	n.writer.Open()
 	n.onClose(n.writer.Close)
 	n.queues.writer.Store(n.writer)

@@ -117,6 +117,9 @@ func (d *Service) catchUpFrom(
 		return err
 	}
 	for {
+		if ctx.Err() != nil { // Recv still returns what had come before
+			return context.Cause(ctx)
+		}
 		r, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil

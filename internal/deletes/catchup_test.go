@@ -1,6 +1,9 @@
 package deletes
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -67,5 +70,47 @@ func TestNodeCatchesUpWithDeletes(t *testing.T) {
 	c.meta.Add(cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
 	if err := behind.deletes.CatchUp(t.Context(), since); err == nil || !strings.Contains(err.Error(), c.meta.Nodes[3].TCPAddr) {
 		t.Errorf("%v, want an error that names the node that did not answer", err)
+	}
+}
+
+// manyRemembered is a node that remembers many deletes, and tells when it has sent them.
+type manyRemembered struct {
+	server
+	sent chan struct{}
+}
+
+func (m *manyRemembered) RememberedDeletes(
+	_ *rpc.RememberedDeletesRequest, stream rpc.Deletes_RememberedDeletesServer,
+) error {
+	defer close(m.sent)
+	for i := range 100 {
+		r := &rpc.Delete{
+			Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: fmt.Sprint(i), Version: uint64(i + 1),
+		}
+		if err := stream.Send(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// A node that stops must not run all deletes first that it has been told.
+func TestCatchUpEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down")
+	behind := mustOpen(t, c.newNode(t, 1))
+	second := mustOpen(t, newNode(newDeps(t, c.meta, mustStore(t), c.pool, 2), nil))
+	other := &manyRemembered{second.server(), make(chan struct{})}
+	n := cluster.Node{ID: 2, TCPAddr: mustServe(t, other)}
+	ctx, cancel := context.WithCancel(t.Context())
+	looked := 0
+	err := behind.deletes.catchUpFrom(ctx, n, 0, func(*rpc.Delete) bool {
+		<-other.sent
+		cancel()
+		looked++
+		return false
+	})
+	if !errors.Is(err, context.Canceled) || looked != 1 {
+		t.Errorf("it looks at %d deletes after its context has ended: %v", looked-1, err)
 	}
 }

@@ -21,7 +21,7 @@ import (
 // the moment of which the scan is and the look into the journal. The older value would then get the version of the
 // newer one, and take its place for ever. So collector reads the values once more, together with their versions.
 func (d *Service) eachNewer(r *rpc.Delete, fn func([]acceptedWrite) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), deleteTimeout)
+	ctx, cancel := context.WithTimeout(d.open, deleteTimeout)
 	defer cancel()
 	end, err := d.deps.Store.BeginDelete(ctx, r.Database) // nothing is found in a shard that is being closed
 	if err != nil {

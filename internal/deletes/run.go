@@ -257,13 +257,14 @@ func (d *Service) record(r *rpc.Delete) error {
 	return d.deps.Ran.Record(r, d.deps.Memory.takeForgotten()...)
 }
 
-// shardsClosed is how long a delete waits for shards that are closed. It fails then, and runs again later.
+// shardsClosed is how long a delete waits for shards that are closed. It fails then, as it does when the node stops, and
+// runs again later.
 const shardsClosed = 30 * time.Second
 
 // execute runs a delete on this node's store while no shard of the database is closed, and no other delete of the same
 // measurement runs.
 func (d *Service) execute(r *rpc.Delete) error {
-	ctx, cancel := context.WithTimeout(context.Background(), shardsClosed)
+	ctx, cancel := context.WithTimeout(d.open, shardsClosed)
 	defer cancel()
 	end, err := d.deps.Store.BeginDelete(ctx, r.Database)
 	if err != nil {
