@@ -42,8 +42,8 @@ func Warn(log *zap.Logger, notes config.Notes) {
 	}
 }
 
-// Run opens a node, and closes it when ctx ends or a signal says so. load loads the configuration for a reload. It
-// tells systemd when the node is open, and when it stops.
+// Run opens a node, and closes it when ctx ends or a signal says so, also while it is being opened. load loads the
+// configuration for a reload. Run tells systemd when the node is open, and when it stops.
 func Run[C any, N Node[C]](
 	ctx context.Context, log *zap.Logger, load func() (C, error), open func(context.Context) (N, error),
 ) error {
@@ -52,9 +52,36 @@ func Run[C any, N Node[C]](
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
-	node, err := open(ctx)
-	if err != nil {
-		return err
+	type opened struct {
+		node N
+		err  error
+	}
+	opening := make(chan opened, 1)
+	go func() {
+		node, err := open(ctx)
+		opening <- opened{node, err}
+	}()
+	end := func(closeNode func() error) error {
+		log.Info("Stopping")
+		tell(log, daemon.SdNotifyStopping)
+		stop() // a second signal ends the process at once
+		return closeWithin(hardStop, os.Stderr, closeNode)
+	}
+	var node N
+	select {
+	case o := <-opening:
+		if o.err != nil {
+			return o.err
+		}
+		node = o.node
+	case <-ctx.Done(): // opening large shards may take minutes
+		return end(func() error {
+			o := <-opening
+			if o.err != nil {
+				return o.err
+			}
+			return o.node.Close()
+		})
 	}
 	tell(log, daemon.SdNotifyReady)
 	for {
@@ -70,10 +97,7 @@ func Run[C any, N Node[C]](
 			}
 			log.Info("Reloaded what can change while the node runs")
 		case <-ctx.Done():
-			log.Info("Stopping")
-			tell(log, daemon.SdNotifyStopping)
-			stop() // a second signal ends the process at once
-			return closeWithin(hardStop, os.Stderr, node.Close)
+			return end(node.Close)
 		}
 	}
 }

@@ -107,6 +107,34 @@ func TestRunTellsSystemd(t *testing.T) {
 	<-ended
 }
 
+func TestRunStopsWhileANodeOpens(t *testing.T) {
+	said := make(chan string, 10)
+	log := zaptest.NewLogger(t, zaptest.WrapOptions(zap.Hooks(func(e zapcore.Entry) error {
+		said <- e.Message
+		return nil
+	})))
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	opening, release, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		load := func() (string, error) { return "", nil }
+		ended <- Run(ctx, log, load, func(context.Context) (*node, error) {
+			close(opening)
+			<-release
+			return &node{}, nil
+		})
+	}()
+	<-opening
+	stop()
+	if got := <-said; got != "Stopping" {
+		t.Errorf("logged %q", got)
+	}
+	close(release)
+	if err := <-ended; err == nil || err.Error() != "closed" {
+		t.Errorf("got %v, want the error of Close: what was opened is closed", err)
+	}
+}
+
 func TestRunReturnsWhyANodeDidNotOpen(t *testing.T) {
 	want := errors.New("the port is taken")
 	load := func() (string, error) { return "", nil }
