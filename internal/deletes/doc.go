@@ -74,8 +74,9 @@
 //     copystate): who remembers it tells a node whose disk was rolled back to a moment before the delete.
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
 //     meanwhile, or what one node removed would come back from another. A repair that has begun to write when 1 or a
-//     comes is waited for. B did not hear of 1, and holds no repair up. So it must not run the delete before the
-//     others: the queues keep it until 6 (errUnderWay), and nodes do not tell of it before (RememberedDeletes).
+//     comes is waited for. B did not hear of 1, and may run the delete before others (7), without holding repairs up
+//     afterwards. So until 6, no repair or copy reads points from a node that has heard of 1 (local.Fetch,
+//     shardcopy.Files): that node may still have to run the delete.
 //
 // Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes
 // answer. It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which
@@ -93,7 +94,7 @@
 //   - C within 3, or between 3 and 4: C, and perhaps A, has the delete in its queue for B. It runs on B when that is
 //     back, and then on the other nodes if they ask later; else a repair makes them equal to B.
 //   - C within 4, or between 4 and 5: some nodes ran it, and the others run it when they ask.
-//   - C between 5 and 6: the delete is done. A holds repairs up, as after 1, and its queue for B waits as long.
+//   - C between 5 and 6: the delete is done. A holds repairs up, as after 1.
 //   - A before a: C keeps the delete for it in 5, and it runs in 7.
 //   - A between a and e: the version in memory is lost, and the store may be half done. The RanLog of A does not have
 //     the delete, so that in 7 it runs again from its beginning. Points that are newer than the delete are in the store

@@ -159,11 +159,6 @@ func (d *Service) behind(shard uint64, lists ...[]handoff.Entry) (out coverings,
 	return out, nil
 }
 
-// errUnderWay is why a delete stays in hinted handoff until it has run on all nodes that heard of it. The node that it
-// is kept for may not have heard of it, and holds no repair back after its own run. From an owner that waits for its
-// turn to run the delete, a repair would bring the points to that node again.
-var errUnderWay = errors.New("the delete still runs on other nodes")
-
 func (d *Service) deliverDelete(ctx context.Context, node uint64, e handoff.Entry) error {
 	req := &rpc.Delete{}
 	err := proto.Unmarshal(e.Data, req)
@@ -175,9 +170,6 @@ func (d *Service) deliverDelete(ctx context.Context, node uint64, e handoff.Entr
 	}
 	if req.Bounds != nil {
 		return nil // it took its points out of what was before it
-	}
-	if d.deps.Memory.counts.announced(req.Database, req.Id) {
-		return errUnderWay
 	}
 	if node == d.deps.Meta.NodeID() { // it failed here before
 		err := d.runOnce(req, true)

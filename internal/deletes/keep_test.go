@@ -202,28 +202,3 @@ func TestDeletesInOldQueuesAreKept(t *testing.T) {
 		t.Errorf("%d points are there that a delete behind them removes", n)
 	}
 }
-
-// A node that missed the announcement of a delete must not run it before the others: then it would hold no repair back
-// that brings the points from an owner which has yet to run the delete.
-func TestDeleteIsNotDeliveredWhileItRunsOnOtherNodes(t *testing.T) {
-	t.Parallel()
-	c := newTestCluster(t, "ok", "ok")
-	w, _ := c.withHandoff(t, 30*time.Second)
-	withLog(t, w)
-	r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x", Nodes: []uint64{1, 2}, Version: 7}
-	data, err := proto.Marshal(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	deliver := func() (int, error) {
-		return w.deletes.Deliver(t.Context(), 2, handoff.WholeDatabase, []handoff.Entry{{Kind: handoff.Delete, Data: data}}, nil)
-	}
-	w.deletes.deps.Memory.announce(r, announcer{at: time.Now(), node: 3})
-	if n, err := deliver(); n != 0 || !errors.Is(err, errUnderWay) {
-		t.Errorf("while it runs: %d, %v", n, err)
-	}
-	w.deletes.deps.Memory.end(db, r.Id)
-	if n, err := deliver(); n != 1 || err != nil {
-		t.Errorf("after its end: %d, %v", n, err)
-	}
-}

@@ -58,7 +58,7 @@ func (o results) majority(missed missedNodes) error {
 
 // run runs a delete here and on other nodes, at the same time.
 func (d *Service) run(nodes []cluster.Node, r *rpc.Delete) results {
-	here := func() error { return d.runDelete(r, false) }
+	here := func() error { return d.runOnce(r, false) } // finish may have brought it
 	there := func(ctx context.Context, p peer) (string, error) {
 		resp, err := p.run(ctx, &rpc.RunDeleteRequest{Delete: r})
 		d.deps.HearMark(resp.GetMark())
@@ -257,8 +257,8 @@ func (d *Service) record(r *rpc.Delete) error {
 	return d.deps.Ran.Record(r, d.deps.Memory.takeForgotten()...)
 }
 
-// shardsClosed is how long a delete waits for shards that are closed. It fails then, as it does when the node stops, and
-// runs again later.
+// shardsClosed is how long a delete waits for shards that are closed. It fails then, and when the node stops. It runs
+// again later.
 const shardsClosed = 30 * time.Second
 
 // execute runs a delete on this node's store while no shard of the database is closed, and no other delete of the same

@@ -110,12 +110,7 @@ func (s *Server) RememberedDeletes(
 	if s.d.deps.Memory.counts.runsAlone() {
 		return status.Error(codes.Unavailable, "a delete runs here: ask again")
 	}
-	return s.d.deps.Ran.remembered(order.Version(r.Since), func(remembered *rpc.Delete) error {
-		if r.All && s.d.deps.Memory.counts.announced(remembered.Database, remembered.Id) {
-			return nil // its coordinator brings it to the node that asks; for why not now, see errUnderWay
-		}
-		return stream.Send(remembered)
-	})
+	return s.d.deps.Ran.remembered(order.Version(r.Since), stream.Send)
 }
 
 // DropShards removes this node's copies of shards.

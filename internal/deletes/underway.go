@@ -141,15 +141,6 @@ func (c *deleteCounts) above() order.Version {
 // runsKey is that of a delete which runs here, beside the one of its announcement.
 func runsKey(id string) string { return "run " + id }
 
-// announced reports whether a delete was announced here, and has not ended: it may run on some nodes, and wait for its
-// turn on others.
-func (c *deleteCounts) announced(db, id string) bool {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	a, ok := c.began[db][id]
-	return ok && !a.expired(time.Now())
-}
-
 // hasEnded reports whether a delete has ended lately, for all nodes.
 func (c *deleteCounts) hasEnded(id string) bool {
 	c.mu.RLock()

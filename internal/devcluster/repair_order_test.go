@@ -2,6 +2,7 @@ package devcluster_test
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -9,9 +10,11 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/toml"
 	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
+	"concord/internal/entropy"
 )
 
 // TestRepairKeepsWhatWasWrittenLast has a newer value on one owner, whose copy lacks an earlier write, and an older one
@@ -65,6 +68,69 @@ func TestRepairKeepsWhatWasWrittenLast(t *testing.T) {
 	}); err != nil {
 		t.Errorf("after the repair the nodes have %v, %v and %v, not %v", has(0), has(1), has(2), want)
 	}
+}
+
+// A node that missed the announcement of a delete gets the delete out of hinted handoff, and runs it while an owner
+// still waits for its turn. A repair must not bring the points from there again: nothing would remove them any more.
+func TestRepairTakesNoPointsThatADeleteIsAboutToRemove(t *testing.T) {
+	t.Parallel()
+	ctx, c := mustStartWith(t, 3, func(cfg *datanode.Config) { cfg.AntiEntropy.Settle = toml.Duration(time.Second) })
+	mustQuery(ctx, t, c, 0, "", "CREATE DATABASE d WITH REPLICATION 2")
+	if err := c.Client(0).Write(ctx, "d", "all", fmt.Appendf(nil, "other v=1 %d", yesterday().UnixNano())); err != nil {
+		t.Fatal(err)
+	}
+	sh := c.Shards("d")[0]
+	first, second := place(c, sh.Owners[0]), place(c, sh.Owners[1])
+	// A point whose version the owners have forgotten: a repair does not know that it is older than the delete.
+	points, err := models.ParsePointsString(fmt.Sprintf("m v=1 %d", yesterday().UnixNano()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, owner := range []int{first, second} {
+		if err := c.Data[owner].Store.WriteToShard(tsdb.WriteContext{}, sh.ID, points); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e, err := c.Data[first].Store.Shard(sh.ID).Engine()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache := e.(*tsm1.Engine).Cache
+	if _, err := cache.Snapshot(); err != nil { // the delete waits for its end
+		t.Fatal(err)
+	}
+	c.CutLink(first, second)
+	deleted := make(chan error, 1)
+	go func() {
+		_, err := c.Client(first).Query(ctx, "d", "DELETE FROM m")
+		deleted <- err
+	}()
+	left := func(owner int) int { return len(storedValues(t, c, owner, sh.ID)) }
+	mustWait(ctx, t, c, "the third node has brought the delete", func() bool { return left(second) == 0 })
+	c.HealLink(first, second)
+	overtaken := regexp.MustCompile(`"error":"[^"]*` + entropy.ErrOvertaken.Error())
+	repair := func() (said string) {
+		if err := c.Client(second).Repair(ctx, fmt.Sprint(sh.ID)); err != nil {
+			t.Logf("repair: %v", err)
+		}
+		_, said = mustGet(ctx, t, c, second, "/shard-repair/repairs")
+		return said
+	}
+	mustWait(ctx, t, c, "a repair finds that the point is only on one owner", func() bool {
+		return overtaken.MatchString(repair()) || left(second) > 0
+	})
+	if left(second) > 0 {
+		t.Error("a repair brought a deleted point back")
+	}
+	cache.ClearSnapshot(false)
+	if err := <-deleted; err != nil {
+		t.Fatal(err)
+	}
+	mustWait(ctx, t, c, "the point is gone for good", func() bool {
+		repair()
+		whole := c.Data[second].Unfit(ctx, sh.ID) == "" && c.Data[first].Unfit(ctx, sh.ID) == ""
+		return whole && left(first)+left(second) == 0
+	})
 }
 
 // storedValues are those of measurement m in a node's own copy of a shard.

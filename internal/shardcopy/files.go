@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/durable"
+	"concord/internal/entropy"
 	"concord/internal/rpc"
 	"concord/internal/snapshot"
 )
@@ -46,6 +47,10 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 	}
 	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
+	}
+	// Another owner may have run a delete that is under way here, and must not get the points again.
+	if s.Deletes != nil && s.Deletes(r.ShardId) != s.Deletes(r.ShardId) { // each call differs meanwhile
+		return status.Error(codes.Aborted, entropy.ErrOvertaken.Error())
 	}
 	dir, err := snapshot.Take(s.Store.Store, r.ShardId)
 	if err != nil {

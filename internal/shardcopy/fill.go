@@ -178,9 +178,12 @@ func (s *Server) openFiles(ctx context.Context, g stage, r *rpc.FillRequest) (
 		return nil, nil, err
 	}
 	head, err := stream.Recv()
-	if status.Code(err) == codes.DataLoss {
+	switch {
+	case status.Code(err) == codes.DataLoss:
 		return nil, nil, fmt.Errorf("%w: %s", entropy.ErrSourceNotWhole, rpc.Message(err))
-	} else if err != nil {
+	case status.Code(err) == codes.Aborted:
+		return nil, nil, entropy.ErrOvertaken
+	case err != nil:
 		return nil, nil, errors.Join(context.Cause(ctx), err)
 	}
 	return stream, head.Files, nil

@@ -227,6 +227,16 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 	return fn(v)
 }
 
+// noDelete returns ErrOvertaken while a delete is under way in a shard's database. Another owner may have run it
+// already, and may never have heard that it is under way: it would take points from here that it must not have any
+// more. A delete of which this node hears later runs on the other owner later, too.
+func (l *Local) noDelete(shard uint64) error {
+	if l.Deletes.DeletesSeen(shard) != l.Deletes.DeletesSeen(shard) { // each call differs meanwhile
+		return entropy.ErrOvertaken
+	}
+	return nil
+}
+
 // Fetch calls fn with the points of regions in their order, within limits.
 func (l *Local) Fetch(
 	ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits, fn func(patch.Block) error,
@@ -235,6 +245,9 @@ func (l *Local) Fetch(
 	sh := l.Store.Shard(shard.ID)
 	if sh == nil {
 		return nil
+	}
+	if err := l.noDelete(shard.ID); err != nil {
+		return err
 	}
 	return l.met(shard.ID, patch.Read(ctx, sh, regions, limits, fn))
 }
@@ -247,6 +260,9 @@ func (l *Local) Symbols(
 	sh := l.Store.Shard(shard.ID)
 	if sh == nil {
 		return make([]riblt.Symbol, to-from), nil
+	}
+	if err := l.noDelete(shard.ID); err != nil {
+		return nil, err
 	}
 	symbols, err := patch.Symbols(ctx, sh, regions, key, from, to)
 	return symbols, l.met(shard.ID, err)
