@@ -231,7 +231,8 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 // already, and may never have heard that it is under way: it would take points from here that it must not have any
 // more. A delete of which this node hears later runs on the other owner later, too.
 func (l *Local) noDelete(shard uint64) error {
-	if l.Deletes.DeletesSeen(shard) != l.Deletes.DeletesSeen(shard) { // each call differs meanwhile
+	seen := l.Deletes.DeletesSeen(shard)
+	if again := l.Deletes.DeletesSeen(shard); again != seen { // each call differs meanwhile
 		return entropy.ErrOvertaken
 	}
 	return nil
