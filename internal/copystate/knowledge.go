@@ -196,8 +196,8 @@ func (k *knowledge) DiskMark() *rpc.DiskMark {
 	return &rpc.DiskMark{Node: k.meta.NodeID(), Folder: self.Folder, Start: self.Start, Mark: self.Mark}
 }
 
-// Hear takes over the mark of another node: it says that something is on its disk which an older copy of it lacks. It is
-// nil from a node of an earlier version.
+// Hear takes over the mark of another node: something is on its disk that an older copy of the disk lacks. The mark is
+// nil when the node is of an earlier version.
 func (k *knowledge) Hear(m *rpc.DiskMark) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -29,8 +29,9 @@ func (n *Node) openEntropy() error {
 	shards := &shardcopy.Server{
 		Store: n.drops, Pool: n.pool, Begun: n.beginnings().Copied, Doubted: n.copies.Missed,
 		OthersLack: n.copies.NoteLacking, NotWhole: n.notWhole,
-		Deletes: n.deleted.DeletesSeen, Hold: n.deleted.HoldDeletes, HoldWrites: n.cache.Hold,
-		Wait: rate.Wait, CheckDisk: disk.Check, Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
+		Deletes: n.deleted.DeletesSeen, DeleteUnderWay: n.deleted.DeleteUnderWay, Hold: n.deleted.HoldDeletes,
+		HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
+		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,
 	}
 	n.onClose(shards.Close)
 	if err := shards.Discard(func(id uint64) bool { _, ok := n.Meta.Shard(id); return ok }); err != nil {

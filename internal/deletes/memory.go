@@ -117,6 +117,17 @@ func (m *Memory) DeletesSeen(shard uint64) uint64 {
 	return m.counts.seen(sh.Database)
 }
 
+// DeleteUnderWay reports whether a delete of a shard's database runs here, or was announced and has not ended.
+func (m *Memory) DeleteUnderWay(shard uint64) bool {
+	sh, ok := m.shards.Shard(shard)
+	if !ok {
+		return false
+	}
+	m.counts.mu.RLock()
+	defer m.counts.mu.RUnlock()
+	return m.counts.underWay(sh.Database, time.Now())
+}
+
 // HoldDeletes keeps deletes of a shard's database from being announced or run here until release is called. When one
 // was since DeletesSeen returned seen, is under way, or waits, ok is false: what was read elsewhere since then may have
 // been deleted, or be about to be. It does not wait itself, so the caller may have locks.

@@ -19,9 +19,9 @@
 //
 // docs/format/handoff.md draws the bytes.
 //
-//	Append ──► last segment, fsync ──► … ──► first segment ──► peek ───► Deliver ─────► advance
-//	                                              ▲             up to batch-size bytes     │
-//	                                              └────────────────── head ◄───────────────┘
+//	Append ─► last segment, fsync ─► … ─► first segment ─► peek ─► Deliver ─► advance
+//	                                           ▲   up to batch-size bytes        │
+//	                                           └── head: what is still due ◄─────┘
 //
 // # The order of sending
 //

@@ -49,11 +49,8 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 		return err
 	}
 	// Another owner may have run a delete that is under way here, and must not get the points again.
-	if s.Deletes != nil {
-		seen := s.Deletes(r.ShardId)
-		if again := s.Deletes(r.ShardId); again != seen { // each call differs meanwhile
-			return status.Error(codes.Aborted, entropy.ErrOvertaken.Error())
-		}
+	if s.DeleteUnderWay != nil && s.DeleteUnderWay(r.ShardId) {
+		return status.Error(codes.Aborted, entropy.ErrOvertaken.Error())
 	}
 	dir, err := snapshot.Take(s.Store.Store, r.ShardId)
 	if err != nil {

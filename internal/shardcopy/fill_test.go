@@ -125,6 +125,23 @@ func gathered(t *testing.T, s *Server) (names []string) {
 	return names
 }
 
+// The files would have points that another owner may have deleted already.
+func TestNoFilesComeWhileADeleteIsUnderWayAtTheSource(t *testing.T) {
+	t.Parallel()
+	src, dst := filled(t), newFilled(t)
+	var runs atomic.Bool
+	runs.Store(true)
+	src.DeleteUnderWay = func(uint64) bool { return runs.Load() }
+	addr := mustServe(t, src)
+	if err := fillFrom(t.Context(), dst, addr, 0); !errors.Is(err, entropy.ErrOvertaken) || len(gathered(t, dst)) > 0 {
+		t.Errorf("%v, and %v", err, gathered(t, dst))
+	}
+	runs.Store(false)
+	if err := fillFrom(t.Context(), dst, addr, 0); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMissingShardIsMadeOfFiles(t *testing.T) {
 	t.Parallel()
 	src := filled(t)

@@ -44,6 +44,9 @@ type Server struct {
 	NotWhole func(ctx context.Context, shards ...uint64) map[uint64]string
 	// Deletes changes with every delete in a shard's database that this node hears of; nil for none.
 	Deletes func(shard uint64) uint64
+	// DeleteUnderWay reports whether a delete in a shard's database may have run on some nodes and not on others; nil for
+	// never.
+	DeleteUnderWay func(shard uint64) bool
 	// Hold holds deletes back until release, unless one came since Deletes gave seen; nil for none.
 	Hold func(shard, seen uint64) (release func(), ok bool)
 	// HoldWrites makes writes to a shard wait until release; nil for none.

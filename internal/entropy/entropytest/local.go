@@ -8,6 +8,9 @@ type NoDeletes struct{}
 // DeletesSeen is always the same.
 func (NoDeletes) DeletesSeen(uint64) uint64 { return 0 }
 
+// DeleteUnderWay is never true.
+func (NoDeletes) DeleteUnderWay(uint64) bool { return false }
+
 // HoldDeletes has none to hold back.
 func (NoDeletes) HoldDeletes(_, _ uint64) (release func(), ok bool) { return func() {}, true }
 

@@ -17,8 +17,10 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/entropy"
+	"concord/internal/entropy/digest"
 	"concord/internal/entropy/entropytest"
 	"concord/internal/entropy/fieldindex"
+	"concord/internal/entropy/patch"
 )
 
 // hiding is a copy of which queries do not see a measurement, and what was told of it.
@@ -124,7 +126,28 @@ func TestHealedMeasurementIsDigestedAnew(t *testing.T) {
 type underway struct{}
 
 func (underway) DeletesSeen(uint64) uint64              { return 0 }
+func (underway) DeleteUnderWay(uint64) bool             { return true }
 func (underway) HoldDeletes(_, _ uint64) (func(), bool) { return nil, false }
+
+// Another owner may have run the delete already, and must not get the points again.
+func TestNoPointsAreReadWhileADeleteIsUnderWay(t *testing.T) {
+	t.Parallel()
+	h := mustHide(t)
+	regions := []patch.Region{{Series: []byte("m"), Field: "value", Type: digest.Float, Max: int64(time.Hour)}}
+	read := func() (blocks int, fetched, coded error) {
+		fetched = h.Fetch(t.Context(), h.info, regions, patch.Limits{}, func(patch.Block) error { blocks++; return nil })
+		_, coded = h.Symbols(t.Context(), h.info, regions, 1, 0, 8)
+		return blocks, fetched, coded
+	}
+	if n, fetched, coded := read(); n != 1 || fetched != nil || coded != nil {
+		t.Fatalf("%d blocks, %v, %v", n, fetched, coded)
+	}
+	h.Deletes = underway{}
+	if n, fetched, coded := read(); n != 0 || !errors.Is(fetched, entropy.ErrOvertaken) ||
+		!errors.Is(coded, entropy.ErrOvertaken) {
+		t.Errorf("%d blocks, %v, %v", n, fetched, coded)
+	}
+}
 
 // A scrub heals the only copy of a shard, too, which is compared with none.
 func TestScrubFindsHiddenMeasurement(t *testing.T) {

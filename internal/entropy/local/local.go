@@ -61,6 +61,8 @@ type Order interface {
 type Deletes interface {
 	// DeletesSeen changes with every delete in the shard's database that the node hears of.
 	DeletesSeen(shard uint64) uint64
+	// DeleteUnderWay reports whether a delete in the shard's database may have run on some nodes and not on others.
+	DeleteUnderWay(shard uint64) bool
 	// HoldDeletes holds deletes back until release, unless one came since DeletesSeen gave seen.
 	HoldDeletes(shard, seen uint64) (release func(), ok bool)
 }
@@ -231,8 +233,7 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 // already, and may never have heard that it is under way: it would take points from here that it must not have any
 // more. A delete of which this node hears later runs on the other owner later, too.
 func (l *Local) noDelete(shard uint64) error {
-	seen := l.Deletes.DeletesSeen(shard)
-	if again := l.Deletes.DeletesSeen(shard); again != seen { // each call differs meanwhile
+	if l.Deletes.DeleteUnderWay(shard) {
 		return entropy.ErrOvertaken
 	}
 	return nil

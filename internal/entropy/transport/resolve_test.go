@@ -116,7 +116,8 @@ func TestTypeConflictIsResolved(t *testing.T) {
 // busyDeletes lets nobody hold deletes back, so many times.
 type busyDeletes struct{ times int }
 
-func (d *busyDeletes) DeletesSeen(uint64) uint64 { return 1 }
+func (d *busyDeletes) DeletesSeen(uint64) uint64  { return 1 }
+func (d *busyDeletes) DeleteUnderWay(uint64) bool { return false }
 func (d *busyDeletes) HoldDeletes(uint64, uint64) (func(), bool) {
 	d.times--
 	return func() {}, d.times < 0
