@@ -48,8 +48,8 @@ type Transport interface {
 
 // The errors of replicas and of the service.
 var (
-	// ErrOvertaken is why points are not applied: a delete came after they were read, or the node does not know any
-	// more what was written since.
+	// ErrOvertaken is why points are not read or applied: a delete is under way or came after they were read, or the
+	// node does not know any more what was written since.
 	ErrOvertaken = errors.New("points were deleted or written meanwhile")
 	// ErrOnItsWay is why copies are not repaired yet: writes or deletes for them wait in hinted handoff.
 	ErrOnItsWay = errors.New("hinted handoff is not done")

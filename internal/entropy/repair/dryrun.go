@@ -51,7 +51,9 @@ func DryRun(ctx context.Context, deps Deps, sh cluster.Shard) (entropy.DryRun, e
 	}
 	d.out.TypeConflicts = d.refused.TypeConflicts(set.Addrs())
 	d.listFields()
-	err = d.countPoints(ctx)
+	if err = d.countPoints(ctx); errors.Is(err, entropy.ErrOvertaken) {
+		err = errors.New("a delete is under way in the database of the shard: ask again when it has ended")
+	}
 	return d.out, err
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
+	"concord/internal/entropy/entropytest"
 	"concord/internal/entropy/retype"
 )
 
@@ -110,6 +111,30 @@ func TestTypeConflictIsResolved(t *testing.T) {
 				t.Errorf("%+v, %v", st, err)
 			}
 		})
+	}
+}
+
+// neverEnding is a delete that is under way.
+type neverEnding struct{ entropytest.NoDeletes }
+
+func (neverEnding) DeleteUnderWay(uint64) bool { return true }
+
+// A dry run reads what a delete is about to remove, perhaps on one owner only.
+func TestDryRunSaysThatADeleteIsUnderWay(t *testing.T) {
+	t.Parallel()
+	o := newOwners(t, 2, 1)
+	for i := range 2 {
+		o.create(i, 1)
+		o.write(i, 1, o.point("m,host=a", "v", o.at(0), float64(i)))
+	}
+	usual := o.copies[1].Deletes
+	o.copies[1].Deletes = neverEnding{}
+	if _, err := o.service.Diff(t.Context(), 1); err == nil || !strings.Contains(err.Error(), "a delete is under way") {
+		t.Errorf("while a delete is under way: %v", err)
+	}
+	o.copies[1].Deletes = usual
+	if d, err := o.service.Diff(t.Context(), 1); err != nil || d.Count != 1 {
+		t.Errorf("after it: %+v, %v", d, err)
 	}
 }
 
