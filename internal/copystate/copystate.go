@@ -75,7 +75,7 @@ var ErrNotOpen = errors.New("hinted handoff is not open yet")
 type Place struct {
 	Process  func() uint64 // names this process among those of its node
 	Identity func() string // of this node, as the cluster knows it
-	Doubt    func()        // is called when another node refuses this one: its place may belong to another node now
+	Check    func()        // is called when another node refuses this one: its place may belong to another node now
 }
 
 // Said is what a node says of the order of writes.

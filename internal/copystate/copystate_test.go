@@ -60,7 +60,7 @@ type node struct {
 	process  uint64
 	memory   time.Duration // for which it lasts
 	identity string
-	doubted  int // how often another node did not take it for what it says
+	checks   int // how often another node did not take it for what it says
 }
 
 func newWorld(t *testing.T, nodes int) *world {
@@ -138,7 +138,7 @@ func (w *world) start(id uint64) {
 		Place: Place{
 			Process:  func() (p uint64) { n.get(func() bool { p = n.process; return true }); return p },
 			Identity: func() (i string) { n.get(func() bool { i = n.identity; return true }); return i },
-			Doubt:    func() { n.get(func() bool { n.doubted++; return true }) },
+			Check:    func() { n.get(func() bool { n.checks++; return true }) },
 		},
 		FreeRAMLasts: func() (d time.Duration) { n.get(func() bool { d = n.memory; return true }); return d },
 		Log:          zap.NewNop(),
@@ -311,8 +311,8 @@ func (w *world) knows(id, shard uint64) {
 	})
 }
 
-// heardOwed waits until a node knows that a holder keeps something for another one's copy of a shard. Announce does not
-// wait for nodes that are late.
+// heardOwed waits until a node knows that a holder keeps something for another one's copy of a shard. TellOthers does
+// not wait for nodes that are late.
 func (w *world) heardOwed(id, holder, to, shard uint64) {
 	w.t.Helper()
 	w.await("the node has heard what waits", func() bool {
@@ -351,7 +351,7 @@ func TestMissedWriteIsKnownBeforeItIsAcknowledged(t *testing.T) {
 	w.setCut(1, 2, true)
 	w.nodes[1].owe(2, id)
 	began := time.Now()
-	w.nodes[1].s.Announce(2, id)
+	w.nodes[1].s.TellOthers(2, id)
 	late := time.Since(began) >= forwardTimeout // on a busy machine: a node that does not answer is not waited for
 	if why := w.unfit(2, id); !strings.Contains(why, "node1:8088 keeps writes") && !late {
 		t.Errorf("node 2 thinks %q", why)
@@ -371,7 +371,7 @@ func TestNodeKnowsWhatItOwes(t *testing.T) {
 	w.setCut(1, 3, true)
 	n := w.nodes[1]
 	n.owe(2, id)
-	n.s.Announce(2, id)
+	n.s.TellOthers(2, id)
 	if got := n.s.Owes(2, []uint64{other, id}); !slices.Equal(got, []uint64{id}) {
 		t.Errorf("it owes node 2 writes of %d", got)
 	}
@@ -390,7 +390,7 @@ func TestHolderThatIsDownIsRemembered(t *testing.T) {
 	w.knows(2, id)
 	w.stop(2)
 	w.nodes[1].owe(2, id)
-	w.nodes[1].s.Announce(2, id)
+	w.nodes[1].s.TellOthers(2, id)
 	w.heardOwed(3, 1, 2, id)
 	w.stop(1)
 	w.start(2)
@@ -459,7 +459,7 @@ func TestHolderThatComesBackCountsAgain(t *testing.T) {
 	w.knows(2, id)
 	holder, owner := w.nodes[1], w.nodes[2].s
 	holder.owe(2, id)
-	holder.s.Announce(2, id)
+	holder.s.TellOthers(2, id)
 	w.heardOwed(2, 1, 2, id)
 	for _, other := range []uint64{2, 3} {
 		w.setCut(1, other, true)
@@ -473,7 +473,7 @@ func TestHolderThatComesBackCountsAgain(t *testing.T) {
 		w.setCut(1, other, false)
 	}
 	w.await("node 1 reaches node 2", func() bool { return !holder.s.isAway(2) })
-	holder.s.Announce(2, id) // of one more write, behind the others
+	holder.s.TellOthers(2, id) // of one more write, behind the others
 	w.await("node 2 is told", func() bool { return strings.Contains(w.unfit(2, id), "node1:8088 keeps writes") })
 	holder.owe(2)
 	w.await("node 2 has it", func() bool { return w.unfit(2, id) == "" })
@@ -515,7 +515,7 @@ func TestLostHintsAreTold(t *testing.T) {
 	w.knows(2, id)
 	w.stop(2)
 	w.nodes[1].owe(2, id)
-	w.nodes[1].s.Announce(2, id)
+	w.nodes[1].s.TellOthers(2, id)
 	w.heardOwed(3, 1, 2, id)
 	w.stop(1)
 	w.nodes[1].owe(2)
@@ -603,7 +603,7 @@ func rollBack(t *testing.T, kept bool) {
 	mark := w.foldersOf(2).self.Mark
 	if kept {
 		w.nodes[2].owe(1, id)
-		w.nodes[2].s.Announce(1, id)
+		w.nodes[2].s.TellOthers(1, id)
 		w.heardOwed(1, 2, 1, id)
 	}
 	w.await("both others have heard of it", func() bool {
@@ -691,7 +691,7 @@ func TestCopyIsRepairedOnceWhatWaitedHasArrived(t *testing.T) {
 	id := w.addShard(1, 2)
 	w.knows(2, id)
 	w.nodes[1].owe(2, id)
-	w.nodes[1].s.Announce(2, id)
+	w.nodes[1].s.TellOthers(2, id)
 	w.heardOwed(2, 1, 2, id)
 	w.nodes[2].s.Missed(id, "of a test")
 	before := 0
@@ -715,7 +715,7 @@ func TestNodesOfAnOlderVersionAreThere(t *testing.T) {
 	w.start(1)
 	w.isWhole(1, id, "beside them")
 	w.nodes[1].owe(2, id)
-	w.nodes[1].s.Announce(2, id)
+	w.nodes[1].s.TellOthers(2, id)
 	s := w.nodes[1].s
 	w.await("writes do not wait for nodes that do not listen", func() bool {
 		s.mu.Lock()

@@ -94,7 +94,7 @@ func (x *exchanges) call(ctx context.Context, p *peer, m *rpc.CopyStates) (*rpc.
 		// A node of a version that does not know the exchange is there, and has nothing to say.
 		reply, err = &rpc.CopyStates{Node: p.node.ID, Starting: true}, nil
 	case codes.FailedPrecondition:
-		x.place.Doubt()
+		x.place.Check()
 	}
 	switch {
 	case err != nil:

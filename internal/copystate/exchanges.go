@@ -195,14 +195,14 @@ func (x *exchanges) ask(ctx context.Context) {
 		}
 		return true
 	}) {
-		x.doubt("its node waits until the other data nodes have told what they keep for it, for some seconds")
+		x.setUnsure("its node waits until the other data nodes have told what they keep for it, for some seconds")
 	}
 }
 
-// Announce returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
+// TellOthers returns when the other nodes that can be reached know that a copy on a node lacks a write or a delete
 // which this node keeps, or did not bring there, after a second at the latest. It is called before such a write is
 // acknowledged, and costs nothing while they know.
-func (x *exchanges) Announce(node, shard uint64) {
+func (x *exchanges) TellOthers(node, shard uint64) {
 	x.mu.Lock()
 	if x.own.owed[node].has(shard) && x.told() {
 		x.mu.Unlock()
@@ -258,7 +258,7 @@ func (x *exchanges) Lose(node, shard uint64) {
 	if !known {
 		x.saveLost()
 	}
-	x.Announce(node, shard)
+	x.TellOthers(node, shard)
 }
 
 // NoteLacking notes that the copies of a shard on other nodes lack what this node's copy has, and that nobody keeps it
@@ -279,7 +279,7 @@ func (x *exchanges) NoteLacking(nodes []uint64, shard uint64) error {
 		return err
 	}
 	for _, node := range nodes {
-		x.Announce(node, shard)
+		x.TellOthers(node, shard)
 	}
 	return nil
 }
@@ -307,7 +307,7 @@ func (x *exchanges) Differ(shards []cluster.Shard, why string) {
 	x.missed(mine, why)
 	if node != 0 {
 		x.saveLost()
-		x.Announce(node, shard) // with all others: nodes tell each other whole tables
+		x.TellOthers(node, shard) // with all others: nodes tell each other whole tables
 	}
 }
 

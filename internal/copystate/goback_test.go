@@ -18,7 +18,7 @@ func (w *world) imageThatOwesLater(shard uint64) (image string) {
 	w.heardOf(2)
 	image = w.imageOf(2)
 	w.nodes[2].owe(3, shard)
-	w.nodes[2].s.Announce(3, shard)
+	w.nodes[2].s.TellOthers(3, shard)
 	w.runDeletes(2, 1)
 	w.setCut(1, 2, true)
 	w.setCut(2, 3, true)

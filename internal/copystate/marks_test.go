@@ -82,14 +82,14 @@ func TestMarksAreNotStoredOver(t *testing.T) {
 }
 
 // Copies that may lack writes are not read until they were compared.
-func TestDoubtIsOfAllSharedCopies(t *testing.T) {
+func TestMissedAllIsOfSharedCopies(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, 2)
 	shared, own := w.addShard(1, 2), w.addShard(2)
 	w.knows(2, shared)
 	w.await("node 2 is sure", func() bool { return w.unfit(2, shared) == "" && w.unfit(2, own) == "" })
 	s := w.nodes[2].s
-	if err := s.Doubt("the reason"); err != nil {
+	if err := s.MissedAll("the reason"); err != nil {
 		t.Fatal(err)
 	}
 	if l := s.Lacks(shared); l.Kind != Missed || w.unfit(2, shared) == "" || w.unfit(2, own) != "" {

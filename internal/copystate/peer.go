@@ -120,8 +120,8 @@ func countsFor(timeout time.Duration) time.Duration {
 
 func (f *freshness) fresh() bool { return int64(time.Since(f.base)) <= f.until.Load() }
 
-// doubt notes why this node cannot know.
-func (f *freshness) doubt(why string) { f.unsure.Store(&why) }
+// setUnsure notes why this node cannot know.
+func (f *freshness) setUnsure(why string) { f.unsure.Store(&why) }
 
 // settle works out from the exchanges how fresh they are. It reports whether all nodes were asked. mu must be held.
 func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
@@ -145,7 +145,7 @@ func (f *freshness) settle(peers map[uint64]*peer) (all bool) {
 	}
 	f.until.Store(int64(fresh))
 	if 2*reached < total {
-		f.doubt(fmt.Sprintf("its node can reach %d of %d data nodes", reached, len(peers)+1))
+		f.setUnsure(fmt.Sprintf("its node can reach %d of %d data nodes", reached, len(peers)+1))
 	} else {
 		f.unsure.Store(nil)
 	}

@@ -36,7 +36,7 @@ func TestReplacedNodeIsNotListenedTo(t *testing.T) {
 	w.change(2, func(n *node) { n.identity = "old" })
 	w.identify(2, "new")
 	w.await("node 2 hears that it is not the one", func() bool {
-		return w.nodes[2].get(func() bool { return w.nodes[2].doubted > 0 })
+		return w.nodes[2].get(func() bool { return w.nodes[2].checks > 0 })
 	})
 	s := w.nodes[1].s
 	w.await("node 1 does not take its answers", func() bool {

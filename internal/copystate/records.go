@@ -230,8 +230,8 @@ func (l *ledger) Discarded(id uint64) error {
 // Missed is called when this node's copy of a shard turns out to lack writes that nobody keeps for it.
 func (l *ledger) Missed(shard uint64, why string) { l.missed([]uint64{shard}, why) }
 
-// Doubt marks all copies of this node that other nodes have, too: they may lack writes.
-func (l *ledger) Doubt(why string) error {
+// MissedAll is Missed of all copies of this node that other nodes have, too.
+func (l *ledger) MissedAll(why string) error {
 	return l.missed(slices.Collect(maps.Keys(l.owned(l.meta.State()))), why)
 }
 

@@ -80,7 +80,7 @@ func (n *Node) openCopies() (err error) {
 		Wake:   func(node cluster.Node) { n.pool.Wake(node.TCPAddr) },
 		Engine: copystate.Engine{Written: n.stopped, Has: n.memory.Has, Damaged: n.memory.Damage},
 		Hints:  copystate.Hints{Owed: n.owed, GiveUp: n.giveUpQueues},
-		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Doubt: n.Doubt},
+		Place:  copystate.Place{Process: n.queues.sender, Identity: n.Meta.Identity, Check: n.CheckPlace},
 		Order: copystate.Order{
 			Says: n.queues.says, Told: n.queues.told, Timeout: time.Duration(n.cfg.Cluster.WriteTimeout),
 			Began: uint64(order.Reached(n.clockFile())), Now: n.queues.now,
@@ -178,7 +178,7 @@ func (n *Node) whole() distquery.Whole {
 func (n *Node) missed(node, shard uint64, kept bool) {
 	if kept {
 		n.handoff.Owe(node, shard)
-		n.copies.Announce(node, shard)
+		n.copies.TellOthers(node, shard)
 	} else {
 		n.copies.Lose(node, shard)
 	}

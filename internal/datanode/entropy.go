@@ -27,7 +27,7 @@ func (n *Node) openEntropy() error {
 	}
 	disk := local.Disk{Dir: n.Store.Path(), Free: n.seams.Free}
 	shards := &shardcopy.Server{
-		Store: n.drops, Pool: n.pool, Begun: n.beginnings().Copied, Doubted: n.copies.Missed,
+		Store: n.drops, Pool: n.pool, Begun: n.beginnings().Copied, Missed: n.copies.Missed,
 		OthersLack: n.copies.NoteLacking, NotWhole: n.notWhole,
 		Deletes: n.deleted.DeletesSeen, DeleteUnderWay: n.deleted.DeleteUnderWay, Hold: n.deleted.HoldDeletes,
 		HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,

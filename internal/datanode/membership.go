@@ -67,7 +67,7 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	if m.idle {
-		m.node.Doubt()
+		m.node.CheckPlace()
 	} else {
 		m.node.tagCluster()
 	}
@@ -90,7 +90,7 @@ func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveRespon
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	if idle {
-		n.Doubt()
+		n.CheckPlace()
 		return &rpc.LeaveResponse{}, nil
 	}
 	if err := n.forgetCluster(); err != nil {

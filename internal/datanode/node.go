@@ -124,7 +124,7 @@ func New(cfg *Config, version string, log *zap.Logger, seams Seams) *Node {
 	}
 	n := &Node{
 		cfg: cfg, version: version, seams: seams, started: time.Now(), load: &httpapi.Load{},
-		place: place{process: rand.Uint64() | 1, doubt: make(chan struct{}, 1)},
+		place: place{process: rand.Uint64() | 1, check: make(chan struct{}, 1)},
 	}
 	n.log = n.events.Of(log)
 	n.clocks = clocks.NewWatch(n.log)

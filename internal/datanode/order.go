@@ -64,7 +64,7 @@ func (n *Node) openOrder() error {
 	}
 	n.onClose(n.closeCopies) // before the clock: until then others tell this node of their clocks
 	n.order = &replication.Order{Clock: clock, Journal: journal}
-	return n.doubtCopies(journal.Damaged(), isNew)
+	return n.noteJournalLoss(journal.Damaged(), isNew)
 }
 
 // beginOrder moves the clock past all that this node wrote or removed before it started. After a crash the clock may
@@ -79,8 +79,8 @@ func beginOrder(clock *order.Clock, journal *order.Journal, ran *deletes.RanLog)
 	return journal.SetBegins(clock.Now())
 }
 
-// doubtCopies notes that the copies of this node may have older values when its journal of writes is damaged or gone.
-func (n *Node) doubtCopies(damaged, isNew bool) error {
+// noteJournalLoss notes that the copies of this node may have older values if its journal of writes is damaged or gone.
+func (n *Node) noteJournalLoss(damaged, isNew bool) error {
 	why := ""
 	switch {
 	case damaged:
@@ -92,7 +92,7 @@ func (n *Node) doubtCopies(damaged, isNew bool) error {
 	default:
 		return nil
 	}
-	if err := n.copies.Doubt(why + ", and an older write may have undone a newer one"); err != nil {
+	if err := n.copies.MissedAll(why + ", and an older write may have undone a newer one"); err != nil {
 		return fmt.Errorf("note that copies may lack writes: %w", err)
 	}
 	return nil

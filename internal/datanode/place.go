@@ -25,7 +25,7 @@ type place struct {
 	process uint64                 // names this process
 	refusal atomic.Pointer[string] // why this node serves nothing; nil while it serves
 	plain   atomic.Pointer[string] // why it waits to be adopted; nil when it does not
-	doubt   chan struct{}          // holds one signal: look again whether the place is still this node's
+	check   chan struct{}          // holds one signal: look again whether the place is still this node's
 	left    atomic.Bool            // the cluster was left, and the parts have not forgotten it yet
 	cancel  context.CancelFunc
 	kept    chan struct{} // closed when keepPlace has ended
@@ -141,10 +141,10 @@ func (n *Node) askWhoIs(ctx context.Context, other cluster.Node) (w whois.Report
 	}, nil
 }
 
-// Doubt makes this node look again whether its place is still its own.
-func (n *Node) Doubt() {
+// CheckPlace makes this node look again whether its place is still its own.
+func (n *Node) CheckPlace() {
 	select {
-	case n.place.doubt <- struct{}{}:
+	case n.place.check <- struct{}{}:
 	default:
 	}
 }
@@ -155,13 +155,13 @@ func (n *Node) keepPlace(ctx context.Context) {
 	defer again.Stop()
 	var claimed time.Time
 	for ctx.Err() == nil {
-		doubted := false
+		asked := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-n.Meta.Changed():
-		case <-n.place.doubt:
-			doubted = true
+		case <-n.place.check:
+			asked = true
 		case <-again.C: // a change that came between two looks, too
 		}
 		serving, own := n.Refusal() == "", whois.Recorded(n.Meta.State(), n.Meta.NodeID())
@@ -169,7 +169,7 @@ func (n *Node) keepPlace(ctx context.Context) {
 			n.claim()
 			claimed = time.Now()
 		}
-		if serving && !doubted && own.Member && (own.Identity == "" || own.Identity == n.Meta.Identity()) {
+		if serving && !asked && own.Member && (own.Identity == "" || own.Identity == n.Meta.Identity()) {
 			continue
 		}
 		verdict, reason := n.confirm(ctx)
@@ -197,7 +197,7 @@ func (n *Node) keepPlace(ctx context.Context) {
 func (n *Node) claim() {
 	if err := n.Meta.Execute(cluster.ClaimDataNode{ID: n.Meta.NodeID(), Identity: n.Meta.Identity()}); err != nil {
 		n.log.Warn("Cannot record the identity of this node", zap.Error(err))
-		n.Doubt()
+		n.CheckPlace()
 	}
 }
 

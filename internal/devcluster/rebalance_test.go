@@ -374,7 +374,7 @@ func TestOneRebalanceRunsAtATime(t *testing.T) {
 	}
 }
 
-// A copy of which a node is told to doubt it is not whole until it was compared.
+// A copy that its node is told to doubt is not whole until it was compared.
 func TestDoubtedCopyIsComparedAgain(t *testing.T) {
 	t.Parallel()
 	ctx, c := mustStart(t, 2)

@@ -43,8 +43,8 @@ type task struct {
 	next   time.Time // when the next copy may be made
 	note   string    // why it waits
 
-	owner   time.Time // since when the new owner is one, for all that this run knows
-	doubted bool      // the new copy is to be compared once more
+	owner time.Time // since when the new owner is one, for all that this run knows
+	told  bool      // the node of the new copy was told to have it compared
 }
 
 // advance does what can be done now. It reports whether the step has ended.
@@ -231,8 +231,8 @@ func (t *task) giveUp(ctx context.Context, sh cluster.Shard, from cluster.Node) 
 	return "", err
 }
 
-// doubt has the new copy compared once more: that of a move, or the one that is left when there were two.
-func (t *task) doubt(ctx context.Context, sh cluster.Shard) error {
+// compareAgain has the new copy compared once more: that of a move, or the one that is left when there were two.
+func (t *task) compareAgain(ctx context.Context, sh cluster.Shard) error {
 	id := t.step.To
 	if id == 0 && len(sh.Owners) == 2 {
 		id = sh.Owners[0]
@@ -240,7 +240,7 @@ func (t *task) doubt(ctx context.Context, sh cluster.Shard) error {
 			id = sh.Owners[1]
 		}
 	}
-	if t.doubted || id == 0 {
+	if t.told || id == 0 {
 		return nil
 	}
 	c, err := t.run.nodes.client(t.run.nodes.addr(id))
@@ -251,7 +251,7 @@ func (t *task) doubt(ctx context.Context, sh cluster.Shard) error {
 	if code := status.Code(err); err != nil && code != codes.NotFound && code != codes.Unimplemented {
 		return err // the others are of a shard without points, and of a node of an earlier build
 	}
-	t.doubted, t.asked = true, time.Time{} // what anti-entropy was asked for before does not count
+	t.told, t.asked = true, time.Time{} // what anti-entropy was asked for before does not count
 	return nil
 }
 
@@ -266,7 +266,7 @@ func (t *task) await(ctx context.Context, sh cluster.Shard) (note string, err er
 	if time.Since(t.owner) < t.run.writes {
 		return "writes that began before may be under way", errWait
 	}
-	if err := t.doubt(ctx, sh); err != nil {
+	if err := t.compareAgain(ctx, sh); err != nil {
 		return rpc.Message(err), errWait
 	}
 	if t.step.To == 0 {

@@ -35,8 +35,8 @@ type Server struct {
 	Store *drops.Store
 	Pool  *rpc.Pool
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
-	// Doubted notes that a copy of which this node is an owner may lack points, and why; nil for none.
-	Doubted func(shard uint64, why string)
+	// Missed notes that a copy of which this node is an owner may lack points, and why; nil for none.
+	Missed func(shard uint64, why string)
 	// OthersLack notes that the copies of a shard on other nodes lack what this node's copy has; nil for none.
 	OthersLack func(nodes []uint64, shard uint64) error
 	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A
@@ -278,8 +278,8 @@ func (s *Server) Doubt(_ context.Context, r *rpc.DoubtRequest) (*rpc.DoubtRespon
 	if s.Store.Shard(r.ShardId) == nil {
 		return nil, status.Errorf(codes.NotFound, "shard %d is not on this node", r.ShardId)
 	}
-	if s.Doubted != nil {
-		s.Doubted(r.ShardId, "writes were under way while it was copied, and it is to be compared once more")
+	if s.Missed != nil {
+		s.Missed(r.ShardId, "writes were under way while it was copied, and it is to be compared once more")
 	}
 	return &rpc.DoubtResponse{}, nil
 }

@@ -240,20 +240,20 @@ func (s Set) Replaces() bool {
 	return s.Complete() && older == 1
 }
 
-// Doubtful reports, for each copy in the order of Copies, whether it has no vote about which value is right. A copy has
-// none when it lacks something, is damaged, or was made of another owner's files: with two votes, what a minority holds
-// would become the majority. When no copy would have a vote, the Missed and Lost ones that are neither damaged nor made
-// of files have one, if they are two or more. Otherwise every copy has one that is neither Outdated nor Stale.
-func (s Set) Doubtful() []bool {
+// WithoutVote reports, for each copy in the order of Copies, whether it has no vote about which value is right. A copy
+// has none when it lacks something, is damaged, or was made of another owner's files: with two votes, what a minority
+// holds would become the majority. When no copy would have a vote, the Missed and Lost ones that are neither damaged
+// nor made of files have one, if they are two or more. Otherwise every copy has one that is neither Outdated nor Stale.
+func (s Set) WithoutVote() []bool {
 	made := func(c Copy) bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
 	older := func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) }
-	doubtful := column(s, func(c Copy) bool { return made(c) || c.State.Lack.Kind != "" })
-	if slices.Contains(doubtful, false) {
-		return doubtful
+	without := column(s, func(c Copy) bool { return made(c) || c.State.Lack.Kind != "" })
+	if slices.Contains(without, false) {
+		return without
 	}
-	doubtful = column(s, func(c Copy) bool { return made(c) || older(c) })
-	if voters := slices.DeleteFunc(slices.Clone(doubtful), func(d bool) bool { return d }); len(voters) > 1 {
-		return doubtful
+	without = column(s, func(c Copy) bool { return made(c) || older(c) })
+	if voters := slices.DeleteFunc(slices.Clone(without), func(d bool) bool { return d }); len(voters) > 1 {
+		return without
 	}
 	return column(s, older)
 }

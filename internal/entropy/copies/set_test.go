@@ -11,7 +11,7 @@ import (
 
 // A copy that was made of another one's files has no vote beside those that lack writes: it would vote twice for that
 // one.
-func TestDoubtful(t *testing.T) {
+func TestWithoutVote(t *testing.T) {
 	t.Parallel()
 	whole := entropy.ShardState{Version: entropy.Version{Exists: true}}
 	made, damaged, missed, stale := whole, whole, whole, whole
@@ -33,8 +33,8 @@ func TestDoubtful(t *testing.T) {
 		for _, state := range tt.states {
 			s.Copies = append(s.Copies, Copy{State: state})
 		}
-		if got := s.Doubtful(); !slices.Equal(got, tt.want) {
-			t.Errorf("of %+v those are in doubt: %v, want %v", tt.states, got, tt.want)
+		if got := s.WithoutVote(); !slices.Equal(got, tt.want) {
+			t.Errorf("of %+v those have no vote: %v, want %v", tt.states, got, tt.want)
 		}
 	}
 }

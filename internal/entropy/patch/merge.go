@@ -69,8 +69,9 @@ type Rules struct {
 	// could have with theirs: the majority may be with them, and a tie that is
 	// decided without them may undo an acknowledged write.
 	Absent int
-	// Doubtful owners, by owner, have lost newer values: theirs count where no other owner has one. nil is none.
-	Doubtful []bool
+	// WithoutVote are the owners, by owner, that may have lost newer values: theirs count where no other owner has one.
+	// nil is none.
+	WithoutVote []bool
 	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
 	// may not be decided may be a write that is under way.
 	MayDecide func(fingerprint uint64) bool
@@ -116,7 +117,7 @@ type Merged struct {
 	Decided        []Decision // the first of them
 	Open           int        // and that were not
 	Undecided      []Decision // the first of them
-	Outdated       []Decision // the first that only Doubtful owners hold otherwise, which is no conflict
+	Outdated       []Decision // the first that only owners WithoutVote hold otherwise, which is no conflict
 }
 
 // Merge is MergeValues of blocks.
@@ -175,7 +176,7 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 		if !differ(vs) {
 			continue
 		}
-		hot := rules.MayDecide != nil && differ(trusted(vs, rules.Doubtful))
+		hot := rules.MayDecide != nil && differ(voting(vs, rules.WithoutVote))
 		if hot && !rules.MayDecide(fingerprint(series, field, vs)) {
 			j.open[vs[0].UnixNano()] = true
 		} else {
@@ -199,7 +200,7 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 		newest, version := versions.newest(vs)
 		best, why := newest, WhyNewer
 		if newest == nil || j.rules.Absent > 0 {
-			best, conflict, won, why = vote(trusted(vs, j.rules.Doubtful), j.rules.Absent, versions)
+			best, conflict, won, why = vote(voting(vs, j.rules.WithoutVote), j.rules.Absent, versions)
 			won = won && (newest == nil || Same(newest, best))
 		}
 		switch hot := j.open[vs[0].UnixNano()]; {
@@ -207,14 +208,14 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 			m.Open++
 			m.Undecided = j.list(m.Undecided, vs, versions, nil, WhyHot)
 			continue
-		case !won && differ(vs): // those that are not trusted may have what an absent owner has
+		case !won && differ(vs): // those without a vote may have what an absent owner has
 			m.Open++
 			m.Undecided = j.list(m.Undecided, vs, versions, nil, WhyAbsent)
 			continue
 		case conflict:
 			m.ValueConflicts++
 			m.Decided = j.list(m.Decided, vs, versions, best, why)
-		case j.rules.Doubtful != nil && differ(vs):
+		case j.rules.WithoutVote != nil && differ(vs):
 			m.Outdated = j.list(m.Outdated, vs, versions, best, WhyWhole)
 		}
 		clear(same)
@@ -325,11 +326,11 @@ func (l *lacking) blocks(series []byte, field string) (out []Block, err error) {
 	return out, nil
 }
 
-// trusted are the values of owners that are not doubtful, or all when there are no others.
-func trusted(vs []owned, doubtful []bool) []owned {
+// voting are the values of owners that have a vote, or all when there are no others.
+func voting(vs []owned, withoutVote []bool) []owned {
 	var out []owned
 	for _, v := range vs {
-		if doubtful == nil || !doubtful[v.owner] {
+		if withoutVote == nil || !withoutVote[v.owner] {
 			out = append(out, v)
 		}
 	}

@@ -15,13 +15,13 @@ func TestJournalsDecideTies(t *testing.T) {
 	const old, last = int64(9), int64(1) // the fixed order would take the old one
 	const silent = patch.Unsettled
 	for _, tt := range []struct {
-		name     string
-		values   []int64
-		doubtful []bool
-		written  []uint64
-		forgot   []uint64
-		want     int64
-		why      string
+		name        string
+		values      []int64
+		withoutVote []bool
+		written     []uint64
+		forgot      []uint64
+		want        int64
+		why         string
 	}{
 		{"most have it", []int64{last, last, old}, nil, []uint64{0, 0, 0}, []uint64{5, 5, 5}, last, patch.WhyMajority},
 		{"most have it, and a journal has another", []int64{old, last, last}, nil, []uint64{7, 0, 0}, []uint64{5, 5, 5},
@@ -52,7 +52,7 @@ func TestJournalsDecideTies(t *testing.T) {
 				v.Written[i] = map[int64]uint64{5: tt.written[i]}
 			}
 		}
-		m, err := patch.Join([]byte("m"), "f", owners, patch.Rules{Doubtful: tt.doubtful}).Merge(v)
+		m, err := patch.Join([]byte("m"), "f", owners, patch.Rules{WithoutVote: tt.withoutVote}).Merge(v)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,10 +74,10 @@ func TestRepairLeavesAWriteOnItsWay(t *testing.T) {
 	t.Parallel()
 	value := func(v int64) tsm1.Values { return tsm1.Values{tsm1.NewValue(5, v)} }
 	owners := []tsm1.Values{value(1), value(1), value(2)}
-	for _, doubtful := range [][]bool{nil, {false, false, true}} {
+	for _, withoutVote := range [][]bool{nil, {false, false, true}} {
 		for _, hot := range []bool{false, true} {
 			for _, tells := range []bool{false, true} {
-				rules := patch.Rules{Doubtful: doubtful}
+				rules := patch.Rules{WithoutVote: withoutVote}
 				if hot {
 					rules.MayDecide = func(uint64) bool { return true }
 				}
@@ -95,8 +95,8 @@ func TestRepairLeavesAWriteOnItsWay(t *testing.T) {
 				}
 				switch lacking := m.Lacking[2]; {
 				case tells && (len(lacking) > 0 || m.Open != 1 || len(m.Undecided) != 1):
-					t.Errorf("doubtful %v, hot %t: %+v", doubtful, hot, m)
-				case !tells && doubtful != nil && (len(lacking) != 1 || (lacking[0].Versions == nil) != hot):
+					t.Errorf("without vote %v, hot %t: %+v", withoutVote, hot, m)
+				case !tells && withoutVote != nil && (len(lacking) != 1 || (lacking[0].Versions == nil) != hot):
 					t.Errorf("the shard is written to: %t; the write is replaced: %+v", hot, lacking)
 				}
 			}
@@ -110,13 +110,13 @@ func TestRepairBringsAWriteThatFailed(t *testing.T) {
 	t.Parallel()
 	value := func(v int64) tsm1.Values { return tsm1.Values{tsm1.NewValue(5, v)} }
 	const before, failed = 4, 7
-	for _, doubtful := range [][]bool{nil, {true, false, false}, {false, true, true}} {
+	for _, withoutVote := range [][]bool{nil, {true, false, false}, {false, true, true}} {
 		for _, hot := range []bool{false, true} {
 			for _, known := range []bool{false, true} {
-				if !known && doubtful != nil && !doubtful[0] {
-					continue // the only copy without doubt is taken for right
+				if !known && withoutVote != nil && !withoutVote[0] {
+					continue // the only copy with a vote is taken for right
 				}
-				rules := patch.Rules{Doubtful: doubtful}
+				rules := patch.Rules{WithoutVote: withoutVote}
 				if hot {
 					rules.MayDecide = func(uint64) bool { return true }
 				}
@@ -137,10 +137,11 @@ func TestRepairBringsAWriteThatFailed(t *testing.T) {
 					t.Fatal(err)
 				}
 				if len(m.Lacking[0]) != 1 || len(m.Lacking[1])+len(m.Lacking[2]) != 0 {
-					t.Fatalf("doubtful %v, hot %t, known %t: %+v", doubtful, hot, known, m)
+					t.Fatalf("without vote %v, hot %t, known %t: %+v", withoutVote, hot, known, m)
 				}
 				if got := m.Lacking[0][0].Versions; len(got) != 1 || got[0] != version {
-					t.Errorf("doubtful %v, hot %t, known %t: it comes with versions %v, not %d", doubtful, hot, known, got, version)
+					t.Errorf("without vote %v, hot %t, known %t: it comes with versions %v, not %d",
+						withoutVote, hot, known, got, version)
 				}
 			}
 		}
@@ -148,12 +149,12 @@ func TestRepairBringsAWriteThatFailed(t *testing.T) {
 }
 
 // Two copies lack newer writes and one does not. When an owner is absent, that one may lack a write that it has.
-func TestOneCopyDoesNotDecideAgainstDoubtfulOnes(t *testing.T) {
+func TestOneCopyDoesNotDecideAgainstThoseWithoutVote(t *testing.T) {
 	t.Parallel()
 	value := func(v int64) tsm1.Values { return tsm1.Values{tsm1.NewValue(5, v)} }
 	for absent, open := range []int{0, 1} {
 		m, err := patch.MergeValues([]byte("m"), "f", []tsm1.Values{value(1), value(2), {}},
-			patch.Rules{Doubtful: []bool{false, true, true}, Absent: absent})
+			patch.Rules{WithoutVote: []bool{false, true, true}, Absent: absent})
 		if err != nil {
 			t.Fatal(err)
 		}
