@@ -66,7 +66,7 @@ type run struct {
 	rf    int
 
 	falling bool            // newer values are smaller
-	down    map[int]bool    // stopped nodes, by place in nodes; so are the others
+	down    map[int]bool    // nodes that do not run, by place in nodes; so are the others
 	cut     map[int]bool    // nodes without links
 	hung    map[int]bool    // nodes that hang
 	links   map[[2]int]bool // links that are cut one way
@@ -159,10 +159,11 @@ const (
 	noEvent      event = iota
 	cutOff             // the node has no links, and answers its own clients
 	stop               // the node is stopped
+	kill               // the node ends as with kill -9
 	hang               // the node's process is stopped: what goes to it and from it waits
 	wipe               // when all owners are equal, the node loses its shards
 	cutOneWay          // the node cannot call its peer
-	back               // a node that was cut off, stopped or hung is back
+	back               // a node that was cut off, stopped, killed or hung is back
 	linkBack           // a link that was cut one way is back
 	hintsArrived       // nothing is kept for any node
 )
@@ -173,6 +174,8 @@ func (s scheduleStep) String() string {
 		return fmt.Sprintf("node %d is cut off", s.node+1)
 	case stop:
 		return fmt.Sprintf("node %d is stopped", s.node+1)
+	case kill:
+		return fmt.Sprintf("node %d is killed", s.node+1)
 	case hang:
 		return fmt.Sprintf("node %d hangs", s.node+1)
 	case wipe:
@@ -223,6 +226,9 @@ func (r *run) do(s scheduleStep) (err error) {
 	case stop:
 		r.down[s.node] = true
 		err = r.c.StopData(node)
+	case kill:
+		r.down[s.node] = true
+		err = r.c.KillData(node)
 	case hang:
 		r.hung[s.node] = true
 		r.c.Hang(node)
@@ -254,6 +260,29 @@ func (r *run) do(s scheduleStep) (err error) {
 	}
 	return nil
 }
+
+// must runs a step whose requests have to be acknowledged. On a busy machine, a request may need more than one try.
+func (r *run) must(s scheduleStep) {
+	r.t.Helper()
+	err := r.do(s)
+	for tries := 0; err != nil && tries < 5; tries++ {
+		err = r.do(s)
+	}
+	if err != nil {
+		r.t.Fatalf("%v: %v\n%s", s, err, r)
+	}
+}
+
+// mustHint waits until a node that cannot reach another one keeps something for it.
+func (r *run) mustHint(node int) {
+	r.t.Helper()
+	if r.c.Wait(r.ctx, func() bool { return r.hints(node) }) != nil {
+		r.t.Fatalf("node %d keeps no hint\n%s", node+1, r)
+	}
+}
+
+// hints reports whether a node keeps something for another one.
+func (r *run) hints(node int) bool { return r.c.Data[r.nodes[node]].HintsPending(r.shard) }
 
 // wipe takes the shards of a node away, when nothing is missing anywhere: what is acknowledged by then is on the other
 // owners.
@@ -475,15 +504,13 @@ func TestNewerWriteStaysWhenHintsArrive(t *testing.T) {
 					name := fmt.Sprintf("%v, smaller %t", newer, falling)
 					t.Run(name, func(t *testing.T) {
 						r := o.begin(ctx, t, rf, falling)
-						for _, s := range []scheduleStep{
-							{event: cutOff, node: 1},
-							{ops: []op{{node: 0, level: "one"}}},
-							{event: cutOneWay, node: 0, peer: 1}, // the hint waits
-							{event: back, node: 1},
-							{ops: []op{newer}},
-						} {
-							_ = r.do(s)
-						}
+						r.must(scheduleStep{event: cutOff, node: 1})
+						r.must(scheduleStep{ops: []op{{node: 0, level: "one"}}})
+						r.must(scheduleStep{event: cutOneWay, node: 0, peer: 1})
+						r.must(scheduleStep{event: back, node: 1})
+						r.mustHint(0)
+						r.must(scheduleStep{ops: []op{newer}})
+						r.mustHint(0)
 						if problem := r.end(); problem != "" {
 							t.Errorf("%s\n%s", problem, r)
 						}
@@ -498,30 +525,43 @@ func TestNewerWriteStaysWhenHintsArrive(t *testing.T) {
 // from a node that has not.
 func TestDeletedPointsStayDeletedWhenALateHintArrives(t *testing.T) {
 	t.Parallel()
-	ctx, o := mustStartOrder(t, 5, 100)
-	for _, kind := range []opKind{deleteRange, drop} {
-		t.Run(op{kind: kind, node: 3}.String(), func(t *testing.T) {
-			r := o.begin(ctx, t, 3, false)
-			_ = r.do(scheduleStep{event: cutOff, node: 1})
-			_ = r.do(scheduleStep{ops: []op{{node: 0, level: "quorum"}}}) // node 1 has a hint for node 2
-			_ = r.do(scheduleStep{event: cutOff, node: 0})
-			_ = r.do(scheduleStep{ops: []op{{kind: kind, node: 3}}})
-			for _, n := range []int{2, 3, 4} { // which know of the delete, and keep it for node 1
-				_ = r.do(scheduleStep{event: cutOneWay, node: n, peer: 0})
-			}
-			_ = r.do(scheduleStep{event: back, node: 1})
-			if err := o.c.Wait(ctx, func() bool { return !r.read(1)[0].Present }); err != nil {
-				t.Fatalf("node 2 does not run the delete that was kept for it\n%s", r)
-			}
-			r.note("node 2 has run the delete")
-			_ = r.do(scheduleStep{event: back, node: 0})
-			hints, cancel := context.WithTimeout(ctx, hintsTime)
-			defer cancel()
-			if err := o.c.Wait(hints, func() bool { return !o.c.Data[r.nodes[0]].HintsPending(r.shard) }); err != nil {
-				r.note("node 1 does not send its hint before it has the delete")
-			}
-			if problem := r.end(); problem != "" {
-				t.Errorf("%s\n%s", problem, r)
+	for _, repairs := range []bool{false, true} {
+		t.Run(fmt.Sprintf("repairs %t", repairs), func(t *testing.T) {
+			t.Parallel()
+			ctx, o := mustStartOrderWith(t, 5, 100, func(cfg *datanode.Config) {
+				cfg.AntiEntropy.Enabled = repairs
+				cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
+			})
+			o.repairs = repairs
+			for _, kind := range []opKind{deleteRange, drop} {
+				t.Run(op{kind: kind, node: 3}.String(), func(t *testing.T) {
+					r := o.begin(ctx, t, 3, false)
+					r.must(scheduleStep{event: cutOff, node: 1})
+					r.must(scheduleStep{ops: []op{{node: 0, level: "quorum"}}})
+					r.mustHint(0) // for node 2
+					r.must(scheduleStep{event: cutOff, node: 0})
+					r.must(scheduleStep{ops: []op{{kind: kind, node: 3}}})
+					for _, n := range []int{2, 3, 4} { // which know of the delete, and keep it for node 1
+						r.must(scheduleStep{event: cutOneWay, node: n, peer: 0})
+					}
+					r.must(scheduleStep{event: back, node: 1})
+					if err := o.c.Wait(ctx, func() bool { return !r.read(1)[0].Present }); err != nil {
+						t.Fatalf("node 2 does not run the delete that was kept for it\n%s", r)
+					}
+					r.note("node 2 has run the delete")
+					r.must(scheduleStep{event: back, node: 0})
+					hints, cancel := context.WithTimeout(ctx, hintsTime)
+					defer cancel()
+					if err := o.c.Wait(hints, func() bool { return !r.hints(0) }); err != nil {
+						t.Errorf("node 1 does not send its hint\n%s", r)
+					}
+					if r.read(1)[0].Present {
+						t.Errorf("the hint brings back what node 2 has deleted\n%s", r)
+					}
+					if problem := r.end(); problem != "" {
+						t.Errorf("%s\n%s", problem, r)
+					}
+				})
 			}
 		})
 	}

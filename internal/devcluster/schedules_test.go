@@ -14,7 +14,7 @@ import (
 )
 
 var (
-	scheduleSteps  = flag.Int("schedule-steps", 4, "steps of the longest schedules of TestSchedules")
+	scheduleSteps  = flag.Int("schedule-steps", 6, "steps of the longest schedules of TestSchedules")
 	schedules      = flag.Int("schedules", 40, "schedules that TestSchedules runs; all of them where there are no more")
 	scheduleSeed   = flag.Uint64("schedule-seed", 0, "which schedules TestSchedules picks; 0 takes a new seed")
 	scheduleNumber = flag.Int64("schedule-number", -1,
@@ -29,7 +29,7 @@ const failuresShown = 5
 func TestSchedules(t *testing.T) {
 	t.Parallel()
 	ctx, o := mustStartOrder(t, 3, 3)
-	runSchedules(ctx, t, o, generator{}, *schedules)
+	runSchedules(ctx, t, o, generator{start: situation{nodes: 3}}, *schedules)
 }
 
 // TestSchedulesWithHungNodes: a node hangs, too. What was sent to it, and what it was about to send, arrives when it
@@ -40,7 +40,7 @@ func TestSchedulesWithHungNodes(t *testing.T) {
 		cfg.AntiEntropy.Enabled = false
 		cfg.Cluster.WriteTimeout = itoml.Duration(time.Second) // each write waits so long for a node that hangs
 	})
-	runSchedules(ctx, t, o, generator{start: situation{hangs: true}}, *schedules/4)
+	runSchedules(ctx, t, o, generator{start: situation{nodes: 3, hangs: true}}, *schedules/4)
 }
 
 // TestSchedulesWithWipedNodes: a node loses its disk, once, while all owners are equal, and anti-entropy brings its
@@ -52,7 +52,32 @@ func TestSchedulesWithWipedNodes(t *testing.T) {
 		cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
 	})
 	o.repairs = true
-	runSchedules(ctx, t, o, generator{start: situation{wipes: true}}, *schedules/4)
+	runSchedules(ctx, t, o, generator{start: situation{nodes: 3, wipes: true}}, *schedules/4)
+}
+
+// TestSchedulesWithANodeWithoutCopy: one of four nodes has no copy. Nodes hang, and one is wiped, too.
+func TestSchedulesWithANodeWithoutCopy(t *testing.T) {
+	t.Parallel()
+	ctx, o := mustStartOrderWith(t, 4, 3, func(cfg *datanode.Config) {
+		cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
+		cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
+		cfg.Cluster.WriteTimeout = itoml.Duration(time.Second)
+	})
+	o.repairs = true
+	runSchedules(ctx, t, o, generator{start: situation{nodes: 4, wipes: true, hangs: true}}, *schedules/4)
+}
+
+// TestSchedulesWithoutHintedHandoff: what an owner misses comes from the others, by repairs.
+func TestSchedulesWithoutHintedHandoff(t *testing.T) {
+	t.Parallel()
+	ctx, o := mustStartOrderWith(t, 3, 3, func(cfg *datanode.Config) {
+		cfg.HintedHandoff.Enabled = false
+		cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
+		cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
+		cfg.AntiEntropy.AutoRepairDiff = true
+	})
+	o.repairs = true
+	runSchedules(ctx, t, o, generator{start: situation{nodes: 3}}, *schedules/4)
 }
 
 // runSchedules runs so many of the schedules that a generator makes.
@@ -75,6 +100,7 @@ func runSchedules(ctx context.Context, t *testing.T, o *order, g generator, most
 	failed := 0
 	for i, number := range numbers {
 		rf, falling, steps := g.schedule(number, *scheduleSteps)
+		rf = max(rf, g.start.nodes-1) // so that there is one shard
 		r := o.begin(ctx, t, rf, falling)
 		for _, s := range steps {
 			_ = r.do(s)
@@ -104,6 +130,7 @@ func runSchedules(ctx context.Context, t *testing.T, o *order, g generator, most
 
 // situation is what decides which steps may come next.
 type situation struct {
+	nodes              int    // of the cluster
 	cut, stopped, hung int    // the node that is away, counted from 1; 0 for none
 	link               [2]int // that is cut one way
 	faults, ops        int8   // so far, as far as it matters
@@ -126,7 +153,7 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 	up := func(node int) bool { return s.stopped != node+1 && s.hung != node+1 }
 	one := func(o op) { add(scheduleStep{ops: []op{o}}, request) }
 	two := func(a, b op) { add(scheduleStep{ops: []op{a, b}}, request) }
-	for n := range 3 {
+	for n := range s.nodes {
 		if !up(n) {
 			continue
 		}
@@ -135,7 +162,7 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 		}
 		one(op{kind: deleteRange, node: n})
 		one(op{kind: drop, node: n})
-		for m := range 3 {
+		for m := range s.nodes {
 			if m == n || !up(m) {
 				continue
 			}
@@ -147,13 +174,14 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 	}
 	fault := s
 	fault.faults = 1
-	for n := range 3 {
+	for n := range s.nodes {
 		if s.away() == 0 {
 			fault := fault
 			fault.cut = n + 1
 			add(scheduleStep{event: cutOff, node: n}, fault)
 			fault.cut, fault.stopped = 0, n+1
 			add(scheduleStep{event: stop, node: n}, fault)
+			add(scheduleStep{event: kill, node: n}, fault)
 			if fault.stopped = 0; s.hangs {
 				fault.hung = n + 1
 				add(scheduleStep{event: hang, node: n}, fault)
@@ -164,7 +192,7 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 			fault.wipes = false
 			add(scheduleStep{event: wipe, node: n}, fault)
 		}
-		for m := range 3 {
+		for m := range s.nodes {
 			if s.link == [2]int{} && m != n {
 				fault := fault
 				fault.link = [2]int{n, m}
@@ -275,7 +303,7 @@ func (g generator) pick(seed uint64, n int, total int64) []int64 {
 // Each number is another schedule.
 func TestSchedulesAreNumbered(t *testing.T) {
 	t.Parallel()
-	g := generator{start: situation{hangs: true, wipes: true}, counts: map[situation]map[int]int64{}}
+	g := generator{start: situation{nodes: 2, hangs: true, wipes: true}, counts: map[situation]map[int]int64{}}
 	const steps = 3
 	seen := map[string]bool{}
 	for number := range g.total(steps) {
