@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/cluster"
 	"concord/internal/rpc"
 )
 
@@ -63,6 +64,7 @@ func TestDeleteMeetsWriteOutOfHandoff(t *testing.T) {
 			if err := w.deletes.DeleteMeasurement(db, "m"); err != nil {
 				t.Fatal(err)
 			}
+			c.meta.Add(cluster.Node{ID: 3})
 			third := mustOpen(t, newNode(newDeps(t, c.meta, c.stores[0], c.pool, 3), nil)) // as on another node
 			if err := third.WritePoints(db, policy, all, nil, mustPoints(t, "m v=2 2")); err != nil {
 				t.Fatal(err)

@@ -147,6 +147,7 @@ func TestDeleteIsKeptByOneNodeThatCan(t *testing.T) {
 func TestWritesOfANodeThatMissesADeleteWait(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down")
+	c.meta.Add(cluster.Node{ID: 3})
 	w, _ := c.withHandoff(t, 30*time.Second)
 	s := w.server()
 	drop := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "x"}

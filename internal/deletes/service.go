@@ -106,7 +106,7 @@ type Deps struct {
 type Service struct {
 	deps    Deps
 	process uint64             // random, for the IDs of deletes
-	started uint64             // when this process was started, in nanoseconds
+	started uint64             // a version of the node's clock from when this process was started
 	numbers atomic.Uint64      // of deletes that began on this node, for their IDs
 	running singleflight.Group // deletes, by ID
 	turns   sync.Map           // *turns by database
@@ -122,7 +122,7 @@ type Service struct {
 
 // New returns the deletes of a cluster as seen from one node; Open starts them.
 func New(deps Deps) *Service {
-	return &Service{deps: deps, process: rand.Uint64() | 1, started: uint64(time.Now().UnixNano())}
+	return &Service{deps: deps, process: rand.Uint64() | 1, started: uint64(deps.Clock.Now())}
 }
 
 // Load reads which deletes ran here before. From then on writes are compared with them: call it before anything is

@@ -109,7 +109,10 @@ type lackNotes struct {
 	replicationtest.NoCopies
 	points func() int
 	had    []int
+	anew   uint64
 }
+
+func (l *lackNotes) MadeAnew(uint64) uint64 { return l.anew }
 
 func (l *lackNotes) Lacks(uint64, string) { l.had = append(l.had, l.points()) }
 
@@ -176,22 +179,26 @@ func TestLateWriteFromBeforeWhatIsKnownLeavesTheCopyNotWhole(t *testing.T) {
 			return w.Repairs().WriteVersion(tsdb.WriteContext{}, shardID, since-1, mustPoints(t, "m v=1 1"))
 		}, notNoted},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := newTestCluster(t, "ok")
-			w := c.newWriter(t, 1)
-			notes := &lackNotes{points: func() int { return count(t, c.stores[0], "m") }}
-			w.Copies = notes
-			if err := w.Order.Journal.Lost(since); err != nil {
-				t.Fatal(err)
-			}
-			if err := tt.write(t, w); err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(tt.want, notes.had); diff != "" {
-				t.Error(diff)
-			}
-		})
+		for _, why := range []string{"the journal was full", "the copy was made anew"} {
+			t.Run(name+", "+why, func(t *testing.T) {
+				t.Parallel()
+				c := newTestCluster(t, "ok")
+				w := c.newWriter(t, 1)
+				notes := &lackNotes{points: func() int { return count(t, c.stores[0], "m") }}
+				w.Copies = notes
+				if why == "the copy was made anew" {
+					notes.anew = since
+				} else if err := w.Order.Journal.Lost(since); err != nil {
+					t.Fatal(err)
+				}
+				if err := tt.write(t, w); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(tt.want, notes.had); diff != "" {
+					t.Error(diff)
+				}
+			})
+		}
 	}
 }
 

@@ -56,7 +56,7 @@ func (o *outgoing) writeBatch(a *shardWrite, d *delivery, yields bool) result {
 		ShardId: d.shard, Database: a.db, RetentionPolicy: a.policy, UserId: a.ctx.UserId,
 		Version: uint64(d.version), Yields: yields,
 	}, a.batch.Len(), sending{
-		write: partOf(d.write, 0), noneBelow: partOf(o.lanes.noneBelow(d.shard), 0),
+		write: partOf(d.write, 0), noneBelow: partOf(o.lanes.noneBelow(d.shard), 0), owners: d.owners,
 	}, func(
 		c rpc.ReplicationClient, ctx context.Context, w *rpc.WriteShardRequest, opts ...grpc.CallOption,
 	) (*rpc.WriteShardResponse, error) {

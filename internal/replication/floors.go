@@ -192,7 +192,8 @@ func (f *floors) forget() {
 }
 
 // lowestFloor returns the lowest floor of all nodes, and the version below which the journal may forget. That is 0
-// while copies lack something, and no more than the last floor of a process for some time after it is gone.
+// while copies lack something, or hinted handoff has something for this node. It is no more than the last floor of a
+// process for some time after it is gone.
 func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	self := f.Meta.NodeID()
 	floor = f.floor(self)
@@ -214,7 +215,9 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 			delete(f.told, id)
 		}
 	}
-	if f.holds(lacks, now) {
+	// What waits for this node itself may be older than its floor: points that are newer than a delete, in the versions
+	// that they had.
+	if f.holds(lacks, now) || f.keepsFor(self) {
 		return floor, 0
 	}
 	kept = floor

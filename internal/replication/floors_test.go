@@ -66,6 +66,29 @@ func TestToldDoesNotWaitForTheJournal(t *testing.T) {
 	}
 }
 
+// What waits for the node itself has the versions that it had when a delete came in between. Until it has arrived, the
+// node forgets nothing.
+func TestNothingIsForgottenWhileSomethingWaitsForTheNodeItself(t *testing.T) {
+	t.Parallel()
+	c, g := newGatedCluster(t)
+	w, hh := c.withHandoff(t, 30*time.Second)
+	w.Told(Said{Node: 2, Floor: uint64(w.Order.Clock.Now())})
+	if _, kept := w.floors.lowestFloor(time.Now()); kept == 0 {
+		t.Error("a node for which nothing waits forgets nothing")
+	}
+	g.away.Store(true)
+	data, err := proto.Marshal(&rpc.WriteShardRequest{ShardId: shardID, Database: db})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := hh.Append(1, shardID, handoff.Entry{Kind: handoff.Write, Data: data}); err != nil {
+		t.Fatal(err)
+	}
+	if floor, kept := w.floors.lowestFloor(time.Now()); kept != 0 || floor == 0 {
+		t.Errorf("the floor is %d, and what is below %d is forgotten, want nothing", floor, kept)
+	}
+}
+
 // The floor of a node that left the cluster counts for a while: owners send each other what it wrote.
 func TestFloorOfANodeThatLeftCountsForAWhile(t *testing.T) {
 	t.Parallel()

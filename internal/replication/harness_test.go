@@ -110,5 +110,6 @@ func mustOpen(t testing.TB, w *Writer) *Writer {
 // serverOf is the server of a node alone, over a store.
 func serverOf(t testing.TB, s *tsdb.Store) *Server {
 	t.Helper()
-	return NewServer(s, mustOpen(t, newWriter(t, &replicationtest.Meta{}, s, nil, 2)), zap.NewNop())
+	meta := &replicationtest.Meta{Nodes: []cluster.Node{{ID: 1}, {ID: 2}}}
+	return NewServer(s, mustOpen(t, newWriter(t, meta, s, nil, 2)), zap.NewNop())
 }

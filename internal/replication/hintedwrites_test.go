@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/cluster"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
@@ -37,7 +38,7 @@ func TestHintThatComesAgainWaitsForTheFirst(t *testing.T) {
 		t.Fatal(err)
 	}
 	slow := &slowShards{Store: store, began: make(chan struct{}, 10), on: make(chan struct{})}
-	deps := newDeps(t, &replicationtest.Meta{}, store, nil, 2)
+	deps := newDeps(t, &replicationtest.Meta{Nodes: []cluster.Node{{ID: 1}, {ID: 2}}}, store, nil, 2)
 	deps.Shards = slow
 	srv := NewServer(store, mustOpen(t, NewWriter(deps)), zap.NewNop())
 	send := func(ctx context.Context, value string) error {

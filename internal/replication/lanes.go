@@ -35,7 +35,8 @@ type underWay struct {
 // delivery is one write on its way to one owner.
 type delivery struct {
 	lane
-	write    uint64 // the same for all owners
+	write    uint64   // the same for all owners
+	owners   []uint64 // of the shard
 	began    time.Time
 	version  order.Version // the same for all owners
 	size     int
@@ -65,7 +66,7 @@ func (l *lanes) begin(owners []uint64, shard uint64, size int, timeout time.Dura
 	now := time.Now()
 	for i, owner := range owners {
 		d := &delivery{
-			lane: lane{owner, shard}, write: l.write, version: version,
+			lane: lane{owner, shard}, write: l.write, owners: owners, version: version,
 			began: now, size: size, verdict: v, done: make(chan struct{}),
 		}
 		d.ctx, d.cancel = context.WithTimeout(context.Background(), timeout)

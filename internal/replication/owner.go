@@ -157,7 +157,7 @@ func (o *outgoing) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at se
 		if o.Handoff != nil && o.Handoff.Pending(d.node, d.shard) {
 			return o.hintRest(d, all, reqs[i:], result{err: errQueueNotEmpty})
 		}
-		at.write, at.noneBelow = partOf(d.write, i), partOf(o.lanes.noneBelow(d.shard), 0)
+		at.write, at.noneBelow, at.owners = partOf(d.write, i), partOf(o.lanes.noneBelow(d.shard), 0), d.owners
 		r := o.send(d.ctx, d.node, req, at)
 		at.onlyWhole = false // it has a part of the write
 		if r.undecided || errors.Is(r.err, errBehind) {
@@ -184,6 +184,7 @@ type sending struct {
 	write              uint64 // as in WriteShardRequest
 	noneBelow          uint64 // NoneUnderWayBelow there: no write below it is under way
 	decides, onlyWhole bool   // as there
+	owners             []uint64
 }
 
 // partOf is the number of one message of a write.
@@ -214,7 +215,7 @@ func (o *outgoing) call(
 			UserId: req.UserId, Points: req.Points,
 			Sender: o.sender, SenderNode: o.Meta.NodeID(), Hinted: at.hinted,
 			Write: at.write, NoneUnderWayBelow: at.noneBelow, Decides: at.decides, OnlyWhole: at.onlyWhole,
-			Version: req.Version, Spans: req.Spans, Yields: req.Yields,
+			Version: req.Version, Spans: req.Spans, Yields: req.Yields, Owners: at.owners,
 		})
 	}
 	if err == nil {

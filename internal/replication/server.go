@@ -85,6 +85,10 @@ func (s *Server) write(
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	// Its floor is forgotten, and so may be what is newer than the writes that it kept.
+	if _, member := s.writer.Meta.DataNode(r.SenderNode); r.SenderNode != 0 && !r.Relayed && !member {
+		return nil, status.Error(codes.FailedPrecondition, "the sender of the write is not a data node of the cluster")
+	}
 	if s.writer.Handoff != nil && r.SenderNode != 0 && !r.Relayed {
 		s.writer.Handoff.Heard(r.SenderNode)
 	}
@@ -110,7 +114,22 @@ func (s *Server) write(
 	if err := ctx.Err(); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
-	return s.answer(a, s.writer.acceptSpans(r, points))
+	err = s.writer.acceptSpans(r, points)
+	s.noteOwnersLeftOut(r)
+	return s.answer(a, err)
+}
+
+// noteOwnersLeftOut notes that the copies of owners lack a write whose sender does not know them: its metadata is from
+// before they became owners. It is called before the sender has an answer.
+func (s *Server) noteOwnersLeftOut(r *rpc.WriteShardRequest) {
+	if len(r.Owners) == 0 {
+		return
+	}
+	for _, owner := range s.writer.Meta.OwnersOf(r.ShardId) {
+		if owner != s.writer.Meta.NodeID() && !slices.Contains(r.Owners, owner) {
+			s.writer.Copies.Missed(owner, r.ShardId, false)
+		}
+	}
 }
 
 // answer is what the sender of a write is told of its outcome.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,6 +155,56 @@ func TestWritesThatComeLateUndoNothing(t *testing.T) {
 	}
 }
 
+// A node that was removed from the cluster, and goes on, does not bring what it kept: what is newer may be forgotten.
+// Its writes that other owners send on are taken.
+func TestWritesOfANodeThatWasRemovedAreRefused(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t)
+	srv := serverOf(t, s)
+	for _, tt := range []struct {
+		sender  uint64
+		relayed bool
+		code    codes.Code
+	}{{3, false, codes.FailedPrecondition}, {3, true, codes.OK}, {1, false, codes.OK}, {0, false, codes.OK}} {
+		_, err := srv.WriteShard(t.Context(), &rpc.WriteShardRequest{
+			ShardId: shardID, Database: db, RetentionPolicy: policy, SenderNode: tt.sender, Relayed: tt.relayed,
+			Version: uint64(srv.writer.Order.Clock.Next()), Points: [][]byte{rawPoint("cpu", "v=1", time.Unix(1, 0))},
+		})
+		if status.Code(err) != tt.code {
+			t.Errorf("node %d, relayed %t: %v, want %v", tt.sender, tt.relayed, err, tt.code)
+		}
+	}
+}
+
+// leftOut notes which nodes miss a write.
+type leftOut struct {
+	replicationtest.NoCopies
+	nodes []uint64
+}
+
+func (l *leftOut) Missed(node, _ uint64, _ bool) { l.nodes = append(l.nodes, node) }
+
+// A node whose metadata is old sends its writes to those that owned the shard before. They know who does not get them.
+func TestOwnerThatTheSenderDoesNotKnowMissesTheWrite(t *testing.T) {
+	t.Parallel()
+	s := mustStore(t)
+	for _, tt := range []struct {
+		owners, want []uint64
+	}{{[]uint64{1, 2}, []uint64{3}}, {[]uint64{1, 2, 3}, nil}, {nil, nil}} {
+		missed := new(leftOut)
+		meta := &replicationtest.Meta{Nodes: []cluster.Node{{ID: 1}, {ID: 2}, {ID: 3}}, Owners: []uint64{2, 3}}
+		w := newWriter(t, meta, s, nil, 2)
+		w.Copies = missed
+		_, err := NewServer(s, mustOpen(t, w), zap.NewNop()).WriteShard(t.Context(), &rpc.WriteShardRequest{
+			ShardId: shardID, Database: db, RetentionPolicy: policy, SenderNode: 1, Owners: tt.owners,
+			Version: uint64(w.Order.Clock.Next()), Points: [][]byte{rawPoint("cpu", "v=1", time.Unix(1, 0))},
+		})
+		if err != nil || !slices.Equal(missed.nodes, tt.want) {
+			t.Errorf("sent to %v: %v; nodes %v miss the write, want %v", tt.owners, err, missed.nodes, tt.want)
+		}
+	}
+}
+
 // An owner that knows that a shard was dropped takes no writes to it, and the sender looks again where the points
 // belong.
 func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
@@ -164,7 +215,7 @@ func TestWriteToADroppedShardIsPlacedAgain(t *testing.T) {
 	c.pool = &rpc.Pool{Relies: func() rpc.Reliance { return rpc.Reliance{Index: index.Load()} }}
 	t.Cleanup(func() { c.pool.Close() })
 	store, other := mustStore(t), mustStore(t)
-	owned := &replicationtest.Meta{}
+	owned := &replicationtest.Meta{Nodes: []cluster.Node{{ID: 1}, {ID: 2}}}
 	owner := mustOpen(t, newWriter(t, owned, other, c.pool, 2))
 	owned.Dropped = func(_, at uint64) bool { return at > 0 && at <= 5 }
 	c.stores = []*tsdb.Store{store, other}

@@ -31,6 +31,8 @@ type Metadata interface {
 	DataNode(id uint64) (cluster.Node, bool)
 	DataNodes() []cluster.Node
 	Shard(id uint64) (cluster.Shard, bool)
+	// OwnersOf lists the owners of a shard, none for one that is not known.
+	OwnersOf(shard uint64) []uint64
 	// Deleted reports whether a shard that was in the metadata at index was deleted since.
 	Deleted(shard, index uint64) bool
 	// Refresh makes the metadata as new as the leader's.
@@ -77,6 +79,8 @@ type Copies interface {
 	Missed(node, shard uint64, kept bool)
 	// Lacks is told of a shard of which this node's copy lacks writes that other owners have.
 	Lacks(shard uint64, why string)
+	// MadeAnew is a version from before this node's copy of a shard was made anew the last time, 0 for never.
+	MadeAnew(shard uint64) uint64
 	// Lacking reports whether a copy of this node lacks something until it is repaired.
 	Lacking() bool
 	// Admit returns when this node may take writes of clients.

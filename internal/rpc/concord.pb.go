@@ -1014,7 +1014,9 @@ type WriteShardRequest struct {
 	// A newer version on the owner does not make the write fail: the points that have one are left out.
 	Yields bool `protobuf:"varint,18,opt,name=yields,proto3" json:"yields,omitempty"`
 	// An owner sends on what it got of sender_node, which went down meanwhile.
-	Relayed       bool `protobuf:"varint,19,opt,name=relayed,proto3" json:"relayed,omitempty"`
+	Relayed bool `protobuf:"varint,19,opt,name=relayed,proto3" json:"relayed,omitempty"`
+	// The owners of the shard, as the sender knows them. Others do not get the write. Empty out of hinted handoff.
+	Owners        []uint64 `protobuf:"varint,20,rep,packed,name=owners,proto3" json:"owners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1159,6 +1161,13 @@ func (x *WriteShardRequest) GetRelayed() bool {
 		return x.Relayed
 	}
 	return false
+}
+
+func (x *WriteShardRequest) GetOwners() []uint64 {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
 }
 
 // VersionSpan is how many of the points that follow have a version.
@@ -1454,7 +1463,7 @@ type ExecuteRequest struct {
 	// for all deletes that sender_node announced before it started anew.
 	Ended      bool   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
 	SenderNode uint64 `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only
-	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: when the process of the sender did, nanoseconds
+	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: a version of the clock of the sender, from its start
 	Version    uint64 `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`                         // as in WriteShardRequest: what is older is deleted, whenever it arrives
 	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff
 	// queue, takes points out of these, and does nothing else.
@@ -1910,7 +1919,7 @@ type AnnounceDeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Delete        *Delete                `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"` // without a version yet
 	SenderNode    uint64                 `protobuf:"varint,2,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // when the process of the sender did, nanoseconds
+	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // a version of the clock of the sender, from its start
 	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`     // of the sender
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2439,7 +2448,7 @@ func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
 type EndDeletesBeforeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SenderNode    uint64                 `protobuf:"varint,1,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // when its process did, nanoseconds
+	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // a version of its clock, from its start
 	Told          bool                   `protobuf:"varint,3,opt,name=told,proto3" json:"told,omitempty"`       // another node passes it on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5071,7 +5080,7 @@ const file_concord_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
-	"\x0fCatchUpResponse\"\x84\x04\n" +
+	"\x0fCatchUpResponse\"\x9c\x04\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +
@@ -5090,7 +5099,8 @@ const file_concord_proto_rawDesc = "" +
 	"\aversion\x18\x10 \x01(\x04R\aversion\x12-\n" +
 	"\x05spans\x18\x11 \x03(\v2\x17.concord.v1.VersionSpanR\x05spans\x12\x16\n" +
 	"\x06yields\x18\x12 \x01(\bR\x06yields\x12\x18\n" +
-	"\arelayed\x18\x13 \x01(\bR\arelayedJ\x04\b\a\x10\bJ\x04\b\n" +
+	"\arelayed\x18\x13 \x01(\bR\arelayed\x12\x16\n" +
+	"\x06owners\x18\x14 \x03(\x04R\x06ownersJ\x04\b\a\x10\bJ\x04\b\n" +
 	"\x10\vJ\x04\b\v\x10\f\"?\n" +
 	"\vVersionSpan\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +

@@ -240,18 +240,27 @@ func (s Set) Replaces() bool {
 	return s.Complete() && older == 1
 }
 
+// made reports whether what a copy holds does not tell what its own node was sent: it is damaged, or was made of the
+// files of another owner.
+func (c Copy) made() bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
+
+// MayHaveNewest reports, for each copy in the order of Copies, whether the last acknowledged value of a point may be on
+// this one alone, although it lacks other writes: the node went down before it had sent the write to other owners.
+func (s Set) MayHaveNewest() []bool {
+	return column(s, func(c Copy) bool { return !c.made() && c.State.Lack.Kind == copystate.Missed })
+}
+
 // WithoutVote reports, for each copy in the order of Copies, whether it has no vote about which value is right. A copy
 // has none when it lacks something, is damaged, or was made of another owner's files: with two votes, what a minority
 // holds would become the majority. When no copy would have a vote, the Missed and Lost ones that are neither damaged
 // nor made of files have one, if they are two or more. Otherwise every copy has one that is neither Outdated nor Stale.
 func (s Set) WithoutVote() []bool {
-	made := func(c Copy) bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
 	older := func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) }
-	without := column(s, func(c Copy) bool { return made(c) || c.State.Lack.Kind != "" })
+	without := column(s, func(c Copy) bool { return c.made() || c.State.Lack.Kind != "" })
 	if slices.Contains(without, false) {
 		return without
 	}
-	without = column(s, func(c Copy) bool { return made(c) || older(c) })
+	without = column(s, func(c Copy) bool { return c.made() || older(c) })
 	if voters := slices.DeleteFunc(slices.Clone(without), func(d bool) bool { return d }); len(voters) > 1 {
 		return without
 	}

@@ -39,6 +39,23 @@ func TestWithoutVote(t *testing.T) {
 	}
 }
 
+// The node of a copy that lacks writes may have had the newest one alone, unless the copy is not what its node was sent.
+func TestMayHaveNewest(t *testing.T) {
+	t.Parallel()
+	whole := entropy.ShardState{Version: entropy.Version{Exists: true}}
+	missed, lost, stale := whole, whole, whole
+	missed.Lack.Kind, lost.Lack.Kind, stale.Lack.Kind = copystate.Missed, copystate.Lost, copystate.Stale
+	made, damaged := missed, missed
+	made.Beginning, damaged.Corrupt = copystate.FromFiles, "000001.tsm"
+	var s Set
+	for _, state := range []entropy.ShardState{whole, missed, lost, stale, made, damaged} {
+		s.Copies = append(s.Copies, Copy{State: state})
+	}
+	if got, want := s.MayHaveNewest(), []bool{false, true, false, false, false, false}; !slices.Equal(got, want) {
+		t.Errorf("those may have the newest value: %v, want %v", got, want)
+	}
+}
+
 // A copy is made anew of others that are not whole only where a write that a majority has acknowledged is in these.
 func TestReplaces(t *testing.T) {
 	t.Parallel()

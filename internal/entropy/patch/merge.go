@@ -72,6 +72,9 @@ type Rules struct {
 	// WithoutVote are the owners, by owner, that may have lost newer values: theirs count where no other owner has one.
 	// nil is none.
 	WithoutVote []bool
+	// MayHaveNewest are the owners, by owner, of which the last acknowledged value may be on one alone, although they lack
+	// others: their nodes went down while writes were on their way. nil is none.
+	MayHaveNewest []bool
 	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
 	// may not be decided may be a write that is under way.
 	MayDecide func(fingerprint uint64) bool
@@ -187,8 +190,9 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 }
 
 // Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
-// different values, the one that is known to be the newest wins, else the one that most hold. On a tie, it is the one
-// that was probably written last, and else the greater in the order of encodings. What the rules do not let it decide
+// different values, the one that is known to be the newest wins, else the one that most hold. On a tie, and where a node
+// went down that may have had the newest alone, it is the one that was probably written last. Else it is the greater in
+// the order of encodings. What the rules do not let it decide
 // is left as it is. versions is nil for none. While owners are absent, a value does not win because it is the newest: an
 // absent owner may have a newer one. But no other value wins over it.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
@@ -202,6 +206,9 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 		if newest == nil || j.rules.Absent > 0 {
 			best, conflict, won, why = vote(voting(vs, j.rules.WithoutVote), j.rules.Absent, versions)
 			won = won && (newest == nil || Same(newest, best))
+			if last := versions.likely(j.rules.mayHaveNewest(vs)); newest == nil && last != nil && !Same(last, best) {
+				best, conflict, won, why = last, true, j.rules.Absent == 0, WhyLikely
+			}
 		}
 		switch hot := j.open[vs[0].UnixNano()]; {
 		case conflict && hot, versions.changing(vs[0].UnixNano()):
@@ -336,6 +343,21 @@ func voting(vs []owned, withoutVote []bool) []owned {
 	}
 	if len(out) == 0 {
 		return vs
+	}
+	return out
+}
+
+// mayHaveNewest are the values of owners that have a vote or MayHaveNewest. There are none when nobody has the latter.
+func (r Rules) mayHaveNewest(vs []owned) (out []owned) {
+	some := false
+	for _, v := range vs {
+		newest := r.MayHaveNewest != nil && r.MayHaveNewest[v.owner]
+		if some = some || newest; newest || r.WithoutVote == nil || !r.WithoutVote[v.owner] {
+			out = append(out, v)
+		}
+	}
+	if !some {
+		return nil
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package patch_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
@@ -63,6 +64,69 @@ func TestJournalsDecideTies(t *testing.T) {
 		}
 		if len(m.Decided) != 1 || m.Decided[0].Why != tt.why {
 			t.Errorf("%s: decided %+v, want %q", tt.name, m.Decided, tt.why)
+		}
+	}
+}
+
+// A node went down right after a client had its answer, and before the write had reached other owners. Its copy lacks
+// other writes and has no vote. The last acknowledged value stays, unless an owner may have got something newer.
+func TestNewestValueOfANodeThatWentDownStays(t *testing.T) {
+	t.Parallel()
+	const old, last = int64(9), int64(1)
+	for _, tt := range []struct {
+		name    string
+		values  []int64
+		down    []bool
+		written []uint64
+		forgot  []uint64
+		absent  int
+		want    int64 // 0 for open
+	}{
+		{"alone", []int64{last, old}, []bool{true, false}, []uint64{7, 0}, []uint64{5, 5}, 0, last},
+		{"one of three", []int64{last, old, old}, []bool{true, false, false}, []uint64{7, 6, 0}, []uint64{5, 5, 5}, 0, last},
+		{"two of three", []int64{last, last, old}, []bool{true, true, false}, []uint64{7, 7, 0}, []uint64{5, 5, 5}, 0, last},
+		{"all", []int64{old, last, old}, []bool{true, true, true}, []uint64{0, 7, 0}, []uint64{5, 5, 5}, 0, last},
+		{"it missed the last one", []int64{old, last}, []bool{true, false}, []uint64{6, 7}, []uint64{5, 5}, 0, last},
+		{"its value is forgotten", []int64{old, last}, []bool{true, false}, []uint64{0, 0}, []uint64{5, 5}, 0, last},
+		{"the other one may have forgotten a newer one", []int64{old, last}, []bool{true, false}, []uint64{7, 0},
+			[]uint64{5, 8}, 0, last},
+		{"others are away", []int64{last, old, old, old}, []bool{true, false, false, false}, []uint64{7, 0, 0, 0},
+			[]uint64{5, 5, 5, 5}, 1, 0},
+	} {
+		n := len(tt.values)
+		owners, v := make([]tsm1.Values, n), &patch.Versions{
+			Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
+			Forgot: tt.forgot,
+		}
+		for i, value := range tt.values {
+			owners[i] = tsm1.Values{tsm1.NewValue(5, value)}
+			if v.Since[i] = 5; tt.down[i] {
+				v.Since[i] = 100 // its journal may have what the engine does not
+			}
+			if tt.written[i] != 0 {
+				v.Written[i] = map[int64]uint64{5: tt.written[i]}
+				if !tt.down[i] {
+					v.Known[i] = v.Written[i]
+				}
+			}
+		}
+		withoutVote := tt.down
+		if !slices.Contains(tt.down, false) {
+			withoutVote = nil
+		}
+		m, err := patch.Join([]byte("m"), "f", owners, patch.Rules{
+			WithoutVote: withoutVote, MayHaveNewest: tt.down, Absent: tt.absent,
+		}).Merge(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if open := tt.want == 0; open != (m.Open == 1) {
+			t.Errorf("%s: %d points are open", tt.name, m.Open)
+		}
+		for i, value := range tt.values {
+			if lacks := tt.want != 0 && value != tt.want; lacks != (m.Points[i] == 1) {
+				t.Errorf("%s: owner %d with %d gets %d points", tt.name, i, value, m.Points[i])
+			}
 		}
 	}
 }

@@ -76,7 +76,10 @@ func (r *Repair) finder() *finder {
 // the copies are not read at the same instant. There, a conflict of values is decided when it was the same in the last
 // round.
 func (r *Repair) rules(this, last *round) patch.Rules {
-	rules := patch.Rules{Absent: len(r.set.Away), WithoutVote: r.set.WithoutVote()}
+	rules := patch.Rules{
+		Absent:      len(r.set.Away),
+		WithoutVote: r.set.WithoutVote(), MayHaveNewest: r.set.MayHaveNewest(),
+	}
 	if r.set.Quiet(r.settled()) {
 		this.valueConflicts = last.valueConflicts
 		return rules

@@ -90,10 +90,10 @@ func (c *stateCopy) Changed() <-chan struct{} {
 	return c.changed
 }
 
-// liveShards are the shards of one state that are not deleted.
+// liveShards are the owners of the shards of one state that are not deleted, by shard.
 type liveShards struct {
-	of  *cluster.State
-	ids map[uint64]struct{}
+	of     *cluster.State
+	owners map[uint64][]uint64
 }
 
 // Deleted reports whether a shard that was in the metadata at index was deleted since, as far as this node knows.
@@ -102,17 +102,25 @@ func (c *stateCopy) Deleted(shard, index uint64) bool {
 	if index == 0 || st.Index < index {
 		return false
 	}
+	_, ok := c.liveShards(st)[shard]
+	return !ok
+}
+
+// OwnersOf lists the owners of a shard: shared, read-only. There are none for a shard that is not known.
+func (c *stateCopy) OwnersOf(shard uint64) []uint64 { return c.liveShards(c.State())[shard] }
+
+// liveShards are the owners of the shards of a state, by shard.
+func (c *stateCopy) liveShards(st *cluster.State) map[uint64][]uint64 {
 	live := c.live.Load()
 	if live == nil || live.of != st {
 		all := st.Shards()
-		live = &liveShards{of: st, ids: make(map[uint64]struct{}, len(all))}
+		live = &liveShards{of: st, owners: make(map[uint64][]uint64, len(all))}
 		for _, sh := range all {
-			live.ids[sh.ID] = struct{}{}
+			live.owners[sh.ID] = sh.Owners
 		}
 		c.live.Store(live)
 	}
-	_, ok := live.ids[shard]
-	return !ok
+	return live.owners
 }
 
 // wait returns when the state fulfils ok.

@@ -57,6 +57,9 @@ func (m *Meta) CatchUpWithOthers(context.Context) error { return m.Behind }
 // Deleted asks Dropped.
 func (m *Meta) Deleted(shard, index uint64) bool { return m.Dropped != nil && m.Dropped(shard, index) }
 
+// OwnersOf is Owners.
+func (m *Meta) OwnersOf(uint64) []uint64 { return m.Owners }
+
 // Refresh runs Update.
 func (m *Meta) Refresh() error {
 	if m.Update == nil {
@@ -192,6 +195,9 @@ func (NoCopies) Lacks(uint64, string) {}
 
 // Lacking is false.
 func (NoCopies) Lacking() bool { return false }
+
+// MadeAnew is never.
+func (NoCopies) MadeAnew(uint64) uint64 { return 0 }
 
 // Admit lets all in.
 func (NoCopies) Admit(context.Context) {}
