@@ -53,6 +53,9 @@ func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (
 	if d.deps.Ran == nil {
 		return false, nil
 	}
+	if !d.deps.Ran.Learned() { // before Began is asked for
+		return false, errNotLearned
+	}
 	others, err := d.others()
 	if err != nil {
 		return false, err
@@ -103,6 +106,10 @@ func (d *Service) fromAll(
 	}
 	return errors.Join(errs...)
 }
+
+// errNotLearned is why a node does not run yet what it may have missed: its log is new, and it cannot tell which deletes
+// are from before. These would take newer points, whose versions nobody knows any more.
+var errNotLearned = errors.New("its disk is new, and not all nodes have told it yet which deletes they remember")
 
 // catchUpFrom runs what one node remembers with a version above since, and is wanted.
 func (d *Service) catchUpFrom(

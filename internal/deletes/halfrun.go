@@ -149,6 +149,9 @@ func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
 	if err != nil {
 		return err
 	}
+	if !d.deps.Ran.Learned() { // before Began is asked for
+		return errNotLearned
+	}
 	since := max(d.deps.Journal.Forgot(), d.deps.Ran.Began())
 	return d.fromAll(ctx, nodes, askTimeout, func(ctx context.Context, n cluster.Node) error {
 		p, err := d.peer(n)

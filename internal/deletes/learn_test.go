@@ -75,6 +75,48 @@ func TestNewNodeTellsOfDeletesThatRanBeforeIt(t *testing.T) {
 	}
 }
 
+// The clock of a node was minutes ahead, so that deletes of long ago have versions that are minutes ahead. A node whose
+// disk is new does not run them: it has got points since that are newer.
+func TestNewNodeRunsNoDeletesFromBeforeIt(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	old := newNode(newDeps(t, c.meta, mustStore(t), c.pool, 2), nil)
+	log := withLog(t, old)
+	drop := &rpc.Delete{
+		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "cpu", Id: "1", Nodes: []uint64{1, 2},
+		Version: uint64(order.AtTime(time.Now().Add(10 * time.Minute))),
+	}
+	if err := errors.Join(log.HasLearned(), log.Record(drop)); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, old)
+	c.meta.Add(cluster.Node{ID: 2, TCPAddr: mustServe(t, old.server())})
+
+	fresh := c.newNode(t, 1)
+	learned := withLog(t, fresh)
+	c.meta.SetAddr(0, mustServe(t, fresh.server()))
+	mustOpen(t, fresh)
+	if err := fresh.WritePoints(db, policy, one, nil, mustPoints(t, "cpu v=1 1")); err != nil {
+		t.Fatal(err)
+	}
+	mayRun := func(when string) {
+		t.Helper()
+		_ = fresh.deletes.finish(t.Context(), nil)
+		_, _ = fresh.deletes.RunMissed(t.Context(), func(cluster.Node) bool { return false })
+		if got := count(t, fresh.store, "cpu"); got != 1 || fresh.deletes.ran("1") {
+			t.Errorf("%s: %d points are left, and the old delete ran: %t", when, got, fresh.deletes.ran("1"))
+		}
+	}
+	mayRun("before it has heard what others remember")
+	if err := fresh.deletes.learn(t.Context(), make(map[uint64]bool)); err != nil || !learned.Learned() {
+		t.Fatal("it has not learned all:", err)
+	}
+	mayRun("after that")
+	if all, err := fresh.deletes.RunMissed(t.Context(), func(cluster.Node) bool { return false }); !all || err != nil {
+		t.Errorf("it lacks deletes: %v", err)
+	}
+}
+
 // Another cluster has the same numbers of nodes, and may have the same databases.
 func TestNodeThatLeavesItsClusterTellsNobodyOfItsDeletes(t *testing.T) {
 	t.Parallel()

@@ -93,7 +93,8 @@ func begin(about *bbolt.Bucket, now time.Time) error {
 }
 
 // Began is a version from when on the log has every delete that ran here. A node without its log knows nothing of those
-// before.
+// before. It is certain when the node has Learned: until then, clocks that are far ahead may have given greater versions
+// to deletes from before the log.
 func (l *RanLog) Began() (began order.Version) {
 	l.db.View(func(tx *bbolt.Tx) error {
 		began = order.Version(binary.BigEndian.Uint64(tx.Bucket(logBucket).Get(beganKey)))
@@ -116,13 +117,15 @@ func (l *RanLog) HasLearned() error {
 	return l.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(logBucket).Put(learnedKey, []byte{}) })
 }
 
-// Learn remembers deletes that ran on another node, for nodes that ask. It does not say that they ran here.
+// Learn remembers deletes that ran on another node, for nodes that ask. It does not say that they ran here: the log
+// begins after them.
 func (l *RanLog) Learn(deletes []*rpc.Delete) error {
 	if len(deletes) == 0 {
 		return nil
 	}
 	return l.db.Update(func(tx *bbolt.Tx) error {
-		past := tx.Bucket(pastBucket)
+		past, about := tx.Bucket(pastBucket), tx.Bucket(logBucket)
+		began := binary.BigEndian.Uint64(about.Get(beganKey))
 		for _, r := range deletes {
 			b, err := proto.Marshal(r)
 			if err == nil {
@@ -131,6 +134,10 @@ func (l *RanLog) Learn(deletes []*rpc.Delete) error {
 			if err != nil {
 				return err
 			}
+			began = max(began, r.Version)
+		}
+		if err := about.Put(beganKey, binary.BigEndian.AppendUint64(nil, began)); err != nil {
+			return err
 		}
 		return l.purgePast(past, time.Now())
 	})

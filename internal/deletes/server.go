@@ -105,8 +105,7 @@ func (s *Server) RememberedDeletes(
 		return nil // [hinted-handoff] enabled is false: nobody remembers deletes
 	}
 	if r.All && !s.d.deps.Ran.Learned() {
-		return status.Error(codes.FailedPrecondition,
-			"its disk is new, and not all nodes have told it yet which deletes they remember")
+		return status.Error(codes.FailedPrecondition, errNotLearned.Error())
 	}
 	if s.d.deps.Memory.counts.runsAlone() {
 		return status.Error(codes.Unavailable, "a delete runs here: ask again")
