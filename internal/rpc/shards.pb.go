@@ -28,7 +28,8 @@ type ExportRequest struct {
 	ShardId       uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
 	Start         int64                  `protobuf:"varint,2,opt,name=start,proto3" json:"start,omitempty"` // with end: only blocks that reach into [start, end], nanoseconds; both 0 for all
 	End           int64                  `protobuf:"varint,3,opt,name=end,proto3" json:"end,omitempty"`
-	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // send the copy also when it is not whole
+	Incomplete    bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`    // send the copy also when it is not whole
+	ToOwn         bool                   `protobuf:"varint,5,opt,name=to_own,json=toOwn,proto3" json:"to_own,omitempty"` // the caller is to own the shard: it fails while a delete is under way here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -87,6 +88,13 @@ func (x *ExportRequest) GetEnd() int64 {
 func (x *ExportRequest) GetIncomplete() bool {
 	if x != nil {
 		return x.Incomplete
+	}
+	return false
+}
+
+func (x *ExportRequest) GetToOwn() bool {
+	if x != nil {
+		return x.ToOwn
 	}
 	return false
 }
@@ -1539,14 +1547,15 @@ var File_shards_proto protoreflect.FileDescriptor
 const file_shards_proto_rawDesc = "" +
 	"\n" +
 	"\fshards.proto\x12\n" +
-	"concord.v1\"r\n" +
+	"concord.v1\"\x89\x01\n" +
 	"\rExportRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
 	"\x03end\x18\x03 \x01(\x03R\x03end\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x04 \x01(\bR\n" +
-	"incomplete\"g\n" +
+	"incomplete\x12\x15\n" +
+	"\x06to_own\x18\x05 \x01(\bR\x05toOwn\"g\n" +
 	"\vExportChunk\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\bR\x04last\x12\x14\n" +

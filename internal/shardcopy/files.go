@@ -48,8 +48,7 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
 	}
-	// Another owner may have run a delete that is under way here, and must not get the points again.
-	if s.DeleteUnderWay != nil && s.DeleteUnderWay(r.ShardId) {
+	if s.deleteUnderWay(r.ShardId) {
 		return status.Error(codes.Aborted, entropy.ErrOvertaken.Error())
 	}
 	dir, err := snapshot.Take(s.Store.Store, r.ShardId)

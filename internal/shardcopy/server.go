@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/drops"
+	"concord/internal/entropy"
 	"concord/internal/entropy/pace"
 	"concord/internal/rpc"
 	"concord/internal/writecache"
@@ -66,6 +67,12 @@ func (s *Server) Close() error {
 	return nil
 }
 
+// deleteUnderWay reports whether a delete may have run on another node already, and runs here later. What is copied from
+// here then would bring the points back there.
+func (s *Server) deleteUnderWay(shard uint64) bool {
+	return s.DeleteUnderWay != nil && s.DeleteUnderWay(shard)
+}
+
 // Export streams a copy.
 func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[rpc.ExportChunk]) error {
 	if s.Store.Shard(r.ShardId) == nil {
@@ -76,6 +83,9 @@ func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[
 	}
 	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
+	}
+	if r.ToOwn && s.deleteUnderWay(r.ShardId) {
+		return status.Error(codes.Aborted, entropy.ErrOvertaken.Error())
 	}
 	w := &writer{send: func(b []byte) error { return stream.Send(&rpc.ExportChunk{Data: b}) }}
 	if err := Export(s.Store.Store, r.ShardId, Range{r.Start, r.End}, w); err != nil {
@@ -145,14 +155,26 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 // what was deleted at the source may be in it.
 const overtaken = 10
 
+// overtakenPause is by how much longer a copy waits each time that a delete is under way at its source.
+const overtakenPause = 200 * time.Millisecond
+
 // fetch copies until no delete came meanwhile.
 func (s *Server) fetch(ctx context.Context, c *copying, r *rpc.CopyRequest) (n int64, err error) {
-	for range overtaken {
+	for tries := range overtaken {
 		var before uint64
 		if s.Deletes != nil {
 			before = s.Deletes(r.ShardId)
 		}
-		if n, err = s.fetchOnce(ctx, c, r); err != nil || s.Deletes == nil || s.Deletes(r.ShardId) == before {
+		n, err = s.fetchOnce(ctx, c, r)
+		if status.Code(err) == codes.Aborted { // a delete is under way at the source
+			select {
+			case <-time.After(time.Duration(tries) * overtakenPause):
+				continue
+			case <-ctx.Done():
+				return n, err
+			}
+		}
+		if err != nil || s.Deletes == nil || s.Deletes(r.ShardId) == before {
 			return n, err
 		}
 		c.current.Store(0)
@@ -179,7 +201,9 @@ func (s *Server) fetchOnce(ctx context.Context, c *copying, r *rpc.CopyRequest) 
 	defer stop(nil)
 	idle := time.AfterFunc(silence, func() { stop(fmt.Errorf("%s sent nothing for %s", r.Source, silence)) })
 	defer idle.Stop()
-	stream, err := source.Export(sctx, &rpc.ExportRequest{ShardId: r.ShardId, Incomplete: r.Incomplete})
+	stream, err := source.Export(sctx, &rpc.ExportRequest{
+		ShardId: r.ShardId, Incomplete: r.Incomplete, ToOwn: true,
+	})
 	if err != nil {
 		return 0, err
 	}

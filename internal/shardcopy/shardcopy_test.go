@@ -9,6 +9,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -354,6 +355,8 @@ func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 	t.Parallel()
 	src := newServer(t)
 	mustWrite(t, src.Store.Store, 7, "m,host=a v=1 1")
+	var runs atomic.Bool
+	src.DeleteUnderWay = func(uint64) bool { return runs.Swap(false) }
 	addr := mustServe(t, src)
 	dst := newServer(t)
 	asked := 0
@@ -369,6 +372,13 @@ func TestCopyBeginsAnewAfterADelete(t *testing.T) {
 	}
 	if began != 2 || series(t, dst.Store.Store, 7) != 1 {
 		t.Errorf("%d attempts, %d series", began, series(t, dst.Store.Store, 7))
+	}
+	began = 0
+	dst.Deletes = nil
+	runs.Store(true)
+	if _, err := dst.Copy(t.Context(),
+		&rpc.CopyRequest{ShardId: 7, Database: "db", RetentionPolicy: "rp", Source: addr}); err != nil || began != 2 {
+		t.Errorf("a delete is under way at the source at first: %v after %d attempts", err, began)
 	}
 	asked = 0
 	dst.Deletes = func(uint64) uint64 { asked++; return uint64(asked) }
