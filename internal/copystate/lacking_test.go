@@ -226,6 +226,23 @@ func TestCopyThatLacksDeletesLacksNoMoreWhenTheyHaveRun(t *testing.T) {
 	}
 }
 
+// A write makes a copy before a node whose disk is new has looked at the metadata: the copy is made anew by repairs.
+func TestCopyThatAWriteMadeOnANewDiskIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	w.change(2, func(n *node) { n.has[id] = true })
+	s := w.nodes[2].s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records.byShard[id], s.folders.self = record{Had: true}, self{} // as Begin leaves them on a new disk
+	r, _ := s.reviewShard(cluster.Shard{ID: id, Owners: []uint64{1, 2}}, look{now: 7})
+	if r.Lacks != Lost || r.Anew != 7 {
+		t.Errorf("it is noted as %+v", r)
+	}
+}
+
 // A node remembers when its copy was made anew, also when the copy is whole: a delete that comes later and is older
 // may take points of it that are newer.
 func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {

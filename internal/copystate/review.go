@@ -9,11 +9,12 @@ import (
 
 // look says what is known of the folders when the metadata is looked through.
 type look struct {
-	starting bool // it is the first one since the start: the store has what is on disk, and no more
-	newDisk  bool // the data folder is not the one of the last start
-	oldDisk  bool // and has a name that it had at an earlier time
-	adopt    bool // the data is from a version that did not keep copies.db
-	crashed  bool // the node did not stop by itself
+	starting bool   // it is the first one since the start: the store has what is on disk, and no more
+	newDisk  bool   // the data folder is not the one of the last start
+	oldDisk  bool   // and has a name that it had at an earlier time
+	adopt    bool   // the data is from a version that did not keep copies.db
+	crashed  bool   // the node did not stop by itself
+	now      uint64 // the version of now; review sets it
 }
 
 // hasAny reports whether there is a copy of any shard of the cluster: what is on disk is believed then.
@@ -50,6 +51,7 @@ func (l *ledger) review(at look) error {
 		l.mu.Unlock()
 		return nil
 	}
+	at.now = l.version()
 	advanced := false // there is a shard that is newer than those of the look before
 	var gone []uint64
 	err := l.update(func(set func(uint64, record)) {
@@ -105,6 +107,9 @@ func (l *ledger) reviewShard(sh cluster.Shard, at look) (r record, changed bool)
 				"with the other copies, for seconds, or about as long as [anti-entropy] settle where they have different values")
 	case !known:
 		l.records.lack(&r, Lost, "its node became an owner later, and does not have all of it yet")
+	}
+	if has && r.beside() == Lost && before.beside() != Lost { // a write began it before this look
+		r.Anew = max(r.Anew, at.now)
 	}
 	r.Had = r.Had || has
 	return r, !known || r != before

@@ -168,10 +168,11 @@ func (n *Node) unfitToRead(ctx context.Context, ids ...uint64) map[uint64]copyst
 
 // whole says which copies queries may read.
 func (n *Node) whole() distquery.Whole {
-	return distquery.Whole{Unfit: n.unfitToRead, Settle: func(ctx context.Context, node uint64, shards []uint64) []uint64 {
+	await := func(ctx context.Context, node uint64, shards []uint64) []uint64 {
 		// A node that could not be told of a write lately does not know itself that its copy lacks it.
-		return append(n.writer.Settle(ctx, node, shards), n.copies.Owes(node, shards)...)
-	}, Heard: n.copies.Heard}
+		return append(n.writer.AwaitWrites(ctx, node, shards), n.copies.Owes(node, shards)...)
+	}
+	return distquery.Whole{Unfit: n.unfitToRead, AwaitWrites: await, Heard: n.copies.Heard}
 }
 
 // missed is told of each write and delete that a copy misses, before it is acknowledged.

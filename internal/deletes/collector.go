@@ -70,7 +70,7 @@ func (b *collector) read(
 ) (changing []found, err error) {
 	before := make([]order.Version, len(fields))
 	for i, f := range fields {
-		if before[i], err = b.settled(f.key); err != nil {
+		if before[i], err = b.certainVersion(f.key); err != nil {
 			return nil, err
 		}
 	}
@@ -79,11 +79,11 @@ func (b *collector) read(
 		return nil, err
 	}
 	for i, f := range fields {
-		v, err := b.settled(f.key)
+		v, err := b.certainVersion(f.key)
 		switch {
 		case err != nil:
 			return nil, err
-		case v != before[i] || v == order.Unsettled:
+		case v != before[i] || v == order.Uncertain:
 			changing = append(changing, f)
 		case v > b.above && values[f.key] != nil: // else its last write failed, or it is gone
 			w := writes[v]
@@ -97,12 +97,12 @@ func (b *collector) read(
 	return changing, nil
 }
 
-// settled is the version of the value that the store has, Unsettled while a newer one is being written. A write that
-// failed does not count: it comes again, or its client knows.
-func (b *collector) settled(key order.Key) (order.Version, error) {
+// certainVersion is the version of the value that the store has, Uncertain while a newer one is being written. A write
+// that failed does not count: it comes again, or its client knows.
+func (b *collector) certainVersion(key order.Key) (order.Version, error) {
 	written, underWay, err := b.journal.Written(key)
 	if underWay > written {
-		return order.Unsettled, err
+		return order.Uncertain, err
 	}
 	return written, err
 }

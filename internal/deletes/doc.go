@@ -12,11 +12,12 @@
 //   - rewrite keeps what is newer than a delete that runs (rewrite.go). newer.go finds it in the store, and
 //     collector.go reads it together with its versions.
 //   - What the engine would miss: points on their way from its cache to a file (snapshots.go), and series (lists.go).
-//     What it takes too much: series of which other points are written meanwhile (lost.go). Compactions of an
-//     index that would wait for a delete, and it for them, wait until it ends (compactions.go).
+//     What it removes too much: series of which other points are being written (lost.go). A delete and a compaction of
+//     an index could wait for each other for ever: such a compaction waits until the delete has ended (compactions.go).
 //   - RanLog says, durably, which deletes ran on this node. Nodes whose disks are older than they were ask the others
 //     for what their logs have (catchup.go). So do nodes that lack a delete which nobody keeps for them, and all nodes
-//     when a delete may be half run (halfrun.go). A new node takes over what the logs of the others have (learn.go).
+//     when a delete may be half run (halfrun.go). A new node takes over what the logs of the others have, and runs none
+//     of these (learn.go).
 //   - covering reports whether a delete removes a point (covers.go). statement.go reads, writes and checks the texts.
 //
 // # The messages
@@ -73,10 +74,10 @@
 //     An answer in 4 and 7 that the delete ran, and the message in 6, name a mark of the sender's disk (package
 //     copystate): who remembers it tells a node whose disk was rolled back to a moment before the delete.
 //  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
-//     meanwhile, or what one node removed would come back from another. A repair that has begun to write when 1 or a
-//     comes is waited for. B did not hear of 1, and may run the delete before others (7), without holding repairs up
-//     afterwards. So until 6, no repair or copy reads points from a node that has heard of 1 (local.Fetch,
-//     shardcopy.Files): that node may still have to run the delete.
+//     meanwhile, or what one node removed would come back from another. When 1 or a comes while a repair is writing, it
+//     waits until the repair has written. B did not hear of 1, and may run the delete before others (7), without
+//     holding repairs up afterwards. So until 6, no repair or copy reads points from a node that has heard of 1
+//     (local.Fetch, shardcopy.Files): that node may still have to run the delete.
 //
 // Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes
 // answer. It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which

@@ -107,6 +107,13 @@ func TestNewNodeRunsNoDeletesFromBeforeIt(t *testing.T) {
 			t.Errorf("%s: %d points are left, and the old delete ran: %t", when, got, fresh.deletes.ran("1"))
 		}
 	}
+	all := c.meta.DataNodes()
+	c.meta.Change(func([]cluster.Node) []cluster.Node { return nil }) // it has joined, and its metadata is on its way
+	if err := fresh.deletes.learn(t.Context(), make(map[uint64]bool)); err == nil || learned.Learned() {
+		t.Error("a node without metadata has learned all:", err)
+	}
+	mayRun("without metadata")
+	c.meta.Change(func([]cluster.Node) []cluster.Node { return all })
 	mayRun("before it has heard what others remember")
 	if err := fresh.deletes.learn(t.Context(), make(map[uint64]bool)); err != nil || !learned.Learned() {
 		t.Fatal("it has not learned all:", err)

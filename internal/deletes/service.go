@@ -29,6 +29,8 @@ const deleteTimeout = 2 * time.Minute
 
 var errNotJoined = errors.New("this data node is in no cluster yet: run influxd-ctl add-data")
 
+var errNoMetadata = errors.New("this data node has not got the metadata of its cluster yet: try again")
+
 // Metadata is what deletes need to know of the cluster.
 type Metadata interface {
 	NodeID() uint64
@@ -187,14 +189,19 @@ func (d *Service) DeleteMeasurement(db, name string) error {
 	return d.everywhere(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: name})
 }
 
-// others are the other data nodes. The error says that this node is in no cluster.
+// others are the other data nodes. The error says that this node is in no cluster, or has no metadata of it yet. Without
+// metadata it would seem to be alone, and to have asked or told all others.
 func (d *Service) others() ([]cluster.Node, error) {
 	self := d.deps.Meta.NodeID()
 	if self == 0 {
 		return nil, errNotJoined
 	}
-	nodes := slices.Clone(d.deps.Meta.DataNodes())
-	return slices.DeleteFunc(nodes, func(n cluster.Node) bool { return n.ID == self }), nil
+	all := d.deps.Meta.DataNodes()
+	others := slices.DeleteFunc(slices.Clone(all), func(n cluster.Node) bool { return n.ID == self })
+	if len(others) == len(all) {
+		return nil, errNoMetadata
+	}
+	return others, nil
 }
 
 // self is this node.

@@ -95,7 +95,7 @@ func cachesOf(store *tsdb.Store, db string) ([]shardCache, error) {
 			continue
 		}
 		c := shardCache{shard: sh, engine: engine}
-		if err := c.settle(); err != nil {
+		if err := c.finishSnapshot(); err != nil {
 			return nil, fmt.Errorf("shard %d: %w", sh.ID(), err)
 		}
 		out = append(out, c)
@@ -103,8 +103,8 @@ func cachesOf(store *tsdb.Store, db string) ([]shardCache, error) {
 	return out, nil
 }
 
-// settle waits for the end of a snapshot. One that failed is written now.
-func (c *shardCache) settle() error {
+// finishSnapshot waits for the end of a snapshot. One that failed is written now.
+func (c *shardCache) finishSnapshot() error {
 	for end := time.Now().Add(snapshotWait); ; {
 		c.before = c.snapshotBytes()
 		if !c.snapshotting() {

@@ -30,8 +30,8 @@ func TestLastWholeCopyIsWaitedFor(t *testing.T) {
 			n, _ := c.executing(t, c.nodes[0], newPool(t), 1<<30, &budget.Requests{})
 			n.mapper.whole = Whole{
 				Heard: plenty, Unfit: func(context.Context, ...uint64) map[uint64]copystate.Unfit { return nil },
-				Settle: func(ctx context.Context, node uint64, ids []uint64) []uint64 {
-					if until, ok := ctx.Deadline(); node != 1 || ok && time.Until(until) > settleSoon && arrive {
+				AwaitWrites: func(ctx context.Context, node uint64, ids []uint64) []uint64 {
+					if until, ok := ctx.Deadline(); node != 1 || ok && time.Until(until) > awaitSoon && arrive {
 						return nil
 					}
 					return ids

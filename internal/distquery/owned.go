@@ -27,9 +27,9 @@ const askTimeout = 30 * time.Second
 type Whole struct {
 	// Unfit returns for each of the shards whose copy on this node is not whole why that is so.
 	Unfit func(ctx context.Context, ids ...uint64) map[uint64]copystate.Unfit
-	// Settle waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and
+	// AwaitWrites waits until the writes that this node has acknowledged have arrived at a node's copies of shards, and
 	// returns those shards of which some are still under way, or wait here for the node: a client sees what it wrote.
-	Settle func(ctx context.Context, node uint64, ids []uint64) []uint64
+	AwaitWrites func(ctx context.Context, node uint64, ids []uint64) []uint64
 	// Heard returns the last sign of life of another node; nil is for nodes that never run out of memory.
 	Heard func(node uint64) copystate.Sign
 }
@@ -44,24 +44,24 @@ func (w Whole) unfit(ctx context.Context, ids []uint64) map[uint64]copystate.Unf
 // How long a query waits for acknowledged writes to arrive at a copy: while other owners can be asked, and when there
 // is none.
 const (
-	settleSoon = 250 * time.Millisecond
-	settleLast = 2 * time.Second
+	awaitSoon = 250 * time.Millisecond
+	awaitLast = 2 * time.Second
 )
 
 // settle returns the shards of which acknowledged writes do not arrive at a node soon.
 func (o *owned) settle(ctx context.Context, node uint64, ids []uint64) []uint64 {
-	if o.whole.Settle == nil {
+	if o.whole.AwaitWrites == nil {
 		return nil
 	}
-	limit := settleSoon
+	limit := awaitSoon
 	o.mu.Lock()
 	if slices.ContainsFunc(ids, func(id uint64) bool { return len(o.owners[id]) == 1 || o.late[placed{node, id}] }) {
-		limit = settleLast
+		limit = awaitLast
 	}
 	o.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	return o.whole.Settle(ctx, node, ids)
+	return o.whole.AwaitWrites(ctx, node, ids)
 }
 
 // awaitLate waits for acknowledged writes to arrive at copies that lack nothing else, where no other owner has a whole
@@ -71,10 +71,10 @@ func (o *owned) awaitLate(ctx context.Context, ids []uint64) {
 	if len(late) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, settleLast)
+	ctx, cancel := context.WithTimeout(ctx, awaitLast)
 	defer cancel()
 	for node, ids := range late {
-		left := o.whole.Settle(ctx, node, ids)
+		left := o.whole.AwaitWrites(ctx, node, ids)
 		o.mu.Lock()
 		for _, id := range ids {
 			if !slices.Contains(left, id) {

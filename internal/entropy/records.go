@@ -24,7 +24,7 @@ const (
 	Done    RepairState = "done"
 	Failed  RepairState = "failed"   // and waits to be tried again
 	Stopped RepairState = "stopped"  // canceled, paused, or the node went down
-	Refused RepairState = "conflict" // all is repaired but for what owners refuse: a field has different types
+	Refused RepairState = "conflict" // all is repaired but for points that owners refuse
 )
 
 // RepairRecord is one repair of a shard. Times are zero for not yet. It has many fields because it is a flat record: it
@@ -78,7 +78,7 @@ type Decision struct {
 type Held struct {
 	Node    string // TCP address
 	Value   string
-	Version uint64 // with which it was written; 0 is not known, and patch.Unsettled while it is being written
+	Version uint64 // with which it was written; 0 is not known, and patch.Uncertain while it is being written
 	Bound   uint64 // a version that is not known is not above it; 0 is not known either
 }
 

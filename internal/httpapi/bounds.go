@@ -14,9 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/golang/snappy"
 	"github.com/influxdata/influxdb/services/httpd"
 	"github.com/influxdata/influxdb/uuid"
+	"github.com/klauspost/compress/snappy"
 
 	"concord/internal/budget"
 	"concord/internal/statement"

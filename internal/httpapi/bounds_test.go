@@ -16,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/golang/snappy"
+	"github.com/klauspost/compress/snappy"
 
 	"concord/internal/budget"
 )

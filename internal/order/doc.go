@@ -36,11 +36,11 @@
 //
 // # The floor
 //
-// Each node tells each other one, once a second, a version below which nothing of it will arrive any more. The lowest
-// of these is the floor, and SetFloor forgets what is below it. Package replication works it out, in floors.go. In a
-// healthy cluster the floor is about two seconds behind the clock. While a node is away, others keep writes for it in
-// hinted handoff, and the floor stands still. So does that of a node while a delete is under way that a client asked
-// it for: it may have to keep the delete for others.
+// Once a second, each node tells every other node a version. No write of the sender below that version will arrive any
+// more. The lowest of these is the floor, and SetFloor forgets what is below it. Package replication works it out, in
+// floors.go. In a healthy cluster the floor is about two seconds behind the clock. While a node is away, others keep
+// writes for it in hinted handoff, and the floor stands still. The floor of a node also stands still while a delete of
+// one of its clients is under way: it may have to keep the delete for others.
 //
 // # Generations
 //
@@ -64,7 +64,8 @@
 //     makes it hear of the versions in the journal and of the deletes that it remembers.
 //   - A record of the log that is torn is cut off. While the floor is near, others may be lost with the power: the
 //     writes have arrived at all owners. While the floor is behind, a write is acknowledged only when its record is on
-//     disk. After a power failure the node calls Lost, so that late writes from before it leave their copy not whole.
+//     disk. After a power failure the node calls Lost: a copy that gets a late write from before it counts as not
+//     whole.
 //   - A write that was under way counts as written, and the engine may not have it. So the journal says nothing
 //     certain of versions from before it was opened.
 //   - What was forgotten is on disk before the files go that had it, in a file of its own. Where that is missing,

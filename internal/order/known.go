@@ -64,13 +64,13 @@ func (j *Journal) Written(key Key) (written, underWay Version, err error) {
 	return k.written, k.underWay, err
 }
 
-// Unsettled is the version of a field that is being written, or of which a write failed. The engine may have that
+// Uncertain is the version of a field that is being written, or of which a write failed. The engine may have that
 // value, or what it had before.
-const Unsettled = ^Version(0)
+const Uncertain = ^Version(0)
 
 // Point is what the journal knows of the value that the engine has of a field.
 type Point struct {
-	// Certain is the version of the value. It is Unsettled while that may be one or the other. It is 0 when it is not
+	// Certain is the version of the value. It is Uncertain while that may be one or the other. It is 0 when it is not
 	// above Since. Then a greater one may have been forgotten, or a crash may have kept a write from the engine or from
 	// the journal.
 	Certain Version
@@ -78,8 +78,8 @@ type Point struct {
 	Since Version
 	// Written is the greatest version with which the engine has the field, 0 when none is known.
 	Written Version
-	// Failed is, when Certain is Unsettled because of a write that failed, the version of that write. It is 0 while a
-	// write is under way, and Unsettled when a file cannot be read.
+	// Failed is, when Certain is Uncertain because of a write that failed, the version of that write. It is 0 while a
+	// write is under way, and Uncertain when a file cannot be read.
 	Failed Version
 }
 
@@ -89,11 +89,11 @@ func (j *Journal) At(key Key) Point {
 	p := Point{Certain: k.written, Since: max(k.since, k.failedTo), Written: k.written}
 	switch {
 	case err != nil:
-		return Point{Certain: Unsettled, Since: p.Since, Failed: Unsettled}
+		return Point{Certain: Uncertain, Since: p.Since, Failed: Uncertain}
 	case k.underWay > k.written:
-		p.Certain = Unsettled
+		p.Certain = Uncertain
 	case k.failed > k.written:
-		p.Certain, p.Failed = Unsettled, k.failed
+		p.Certain, p.Failed = Uncertain, k.failed
 	case k.written <= p.Since:
 		p.Certain = 0
 	}
@@ -102,13 +102,13 @@ func (j *Journal) At(key Key) Point {
 
 // Wrote returns with which version a field was written since the journal was opened, or is being written: underWay is
 // true then, and the engine may not have it yet. It is 0 when no such write is known. What was written before the
-// journal was opened does not count: the disk of the engine may be another one. Unsettled is for a file that cannot be
+// journal was opened does not count: the disk of the engine may be another one. Uncertain is for a file that cannot be
 // read.
 func (j *Journal) Wrote(key Key) (v Version, underWay bool) {
 	k, err := j.known(key)
 	switch {
 	case err != nil:
-		return Unsettled, false
+		return Uncertain, false
 	case k.version() <= k.since:
 		return 0, false
 	}

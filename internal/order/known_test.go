@@ -28,8 +28,8 @@ func TestCertain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	expect("being written", 1, Unsettled, 10)
-	if got, want := j.At(key(1)), (Point{Certain: Unsettled, Since: 10}); got != want {
+	expect("being written", 1, Uncertain, 10)
+	if got, want := j.At(key(1)), (Point{Certain: Uncertain, Since: 10}); got != want {
 		t.Errorf("of a point that is being written the journal says %+v, want %+v", got, want)
 	}
 	w.Done()
@@ -39,8 +39,8 @@ func TestCertain(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.Failed(nil)
-	expect("failed", 2, Unsettled, 10)
-	if got, want := j.At(key(2)), (Point{Certain: Unsettled, Since: 10, Failed: 21}); got != want {
+	expect("failed", 2, Uncertain, 10)
+	if got, want := j.At(key(2)), (Point{Certain: Uncertain, Since: 10, Failed: 21}); got != want {
 		t.Errorf("of a write that failed the journal says %+v, want %+v", got, want)
 	}
 	if _, w, err = j.Begin(1, 21, point(2), true); err != nil {

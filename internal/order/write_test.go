@@ -145,7 +145,7 @@ func TestFailedWriteHidesNoOlderOne(t *testing.T) {
 		write(t, j, 60, "m x=6 4")
 		write(t, j, 61, "m x=6 5")
 		write(t, j, 62, "m x=6 6")
-		for at, want := range map[int64]Version{1: Unsettled, 2: 50, 3: Unsettled} {
+		for at, want := range map[int64]Version{1: Uncertain, 2: 50, 3: Uncertain} {
 			if v := j.At(KeyOf(1, []byte("m"), "x", at)).Certain; v != want {
 				t.Errorf("in files %v: the version of %d is %d, want %d", inFiles, at, v, want)
 			}
@@ -224,8 +224,8 @@ func TestFailuresAreBounded(t *testing.T) {
 	fail(10, "m x=1 1")
 	write(t, j, 20, "m x=1 2")
 	key := KeyOf(1, []byte("m"), "x", 1)
-	if v := j.At(key).Certain; v != Unsettled {
-		t.Errorf("version is %d, want %d", v, Unsettled)
+	if v := j.At(key).Certain; v != Uncertain {
+		t.Errorf("version is %d, want %d", v, Uncertain)
 	}
 	if err := j.SetFloor(15); err != nil {
 		t.Fatal(err)

@@ -138,11 +138,12 @@ func learnAll(w *Writer, points []models.Point) {
 	w.types.known.learn(shardID, seen, fields)
 }
 
-// BenchmarkOwner is what a batch of 5,000 points costs an owner to which another node sends it, without the engine and
-// with it, and without the journal, which knows the versions.
+// BenchmarkOwner is what a batch of 5,000 points costs an owner to which another node sends it, with and without
+// the engine, and with and without the journal, which knows the versions.
 func BenchmarkOwner(b *testing.B) {
 	for name, on := range map[string]struct{ engine, journal bool }{
 		"without the engine": {journal: true}, "without the engine and the journal": {}, "with both": {true, true},
+		"without the journal": {engine: true},
 	} {
 		b.Run(name, func(b *testing.B) {
 			method, message := captured(b)

@@ -45,8 +45,8 @@ const slowAfter = 500 * time.Millisecond
 // Slow lists the shards, by node, of acknowledged writes that have been under way to the node for a while.
 func (o *outgoing) Slow() map[uint64][]uint64 { return o.lanes.slow(slowAfter) }
 
-// Settle waits until the writes that this node acknowledged have arrived at a node's copies of shards, and returns
+// AwaitWrites waits until the writes that this node acknowledged have arrived at a node's copies of shards, and returns
 // the shards of which some have not by the end of ctx.
-func (o *outgoing) Settle(ctx context.Context, node uint64, shards []uint64) []uint64 {
+func (o *outgoing) AwaitWrites(ctx context.Context, node uint64, shards []uint64) []uint64 {
 	return o.lanes.settle(ctx, node, shards)
 }

@@ -150,8 +150,8 @@ func (r Repairs) Versions(shard uint64, points []patch.Region) (patch.PointVersi
 		at := journal.At(order.KeyOf(shard, p.Series, p.Field, p.Min))
 		out.Versions[i], out.Written[i], out.Failed[i] = uint64(at.Certain), uint64(at.Written), uint64(at.Failed)
 		out.Since = max(out.Since, uint64(at.Since))
-		if at.Failed == order.Unsettled { // a file of the journal cannot be read
-			out.Forgot = patch.Unsettled
+		if at.Failed == order.Uncertain { // a file of the journal cannot be read
+			out.Forgot = patch.Uncertain
 		}
 	}
 	out.Forgot = max(out.Forgot, uint64(journal.Forgot())) // after the lookups: it may forget meanwhile

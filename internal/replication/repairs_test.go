@@ -127,7 +127,7 @@ func TestRepairReplacesWhatItRead(t *testing.T) {
 				t.Fatal(err)
 			}
 			failing.Failed(nil)
-			known = order.Unsettled
+			known = order.Uncertain
 		}
 		says, err := w.Repairs().Versions(shardID, []patch.Region{{Series: []byte("m"), Field: "v", Min: 1, Max: 1}})
 		if err != nil || says.Versions[0] != uint64(known) || says.Written[0] != uint64(mine) ||

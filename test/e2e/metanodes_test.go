@@ -72,7 +72,8 @@ func raft(n *process.Node) (r wire.Raft, ok bool) {
 		return r, false
 	}
 	defer resp.Body.Close()
-	return r, json.NewDecoder(resp.Body).Decode(&r) == nil
+	err = json.NewDecoder(resp.Body).Decode(&r)
+	return r, err == nil
 }
 
 // awaitLeader waits until one of some meta nodes leads.

@@ -8,7 +8,7 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/golang/snappy"
+	"github.com/klauspost/compress/snappy"
 	"github.com/prometheus/prometheus/prompb"
 )
 

@@ -24,7 +24,8 @@ type Copy struct {
 	Own     bool               // it is this node's
 }
 
-// Set is the copies of one shard that can be used, in the order of its owners.
+// Set is the copies of one shard that can be used, in the order of its owners. It has many methods, because a check, a
+// repair and a dry run each ask other things of the same copies.
 type Set struct {
 	Shard  cluster.Shard
 	Copies []Copy
@@ -35,8 +36,8 @@ type Set struct {
 // Complete reports whether all owners take part.
 func (s Set) Complete() bool { return len(s.Copies) == len(s.Shard.Owners) }
 
-// Missing is nil when all owners take part, and otherwise says why the others do not.
-func (s Set) Missing() error { return errors.Join(s.Away...) }
+// AwayError says why owners do not take part. It is nil when all do.
+func (s Set) AwayError() error { return errors.Join(s.Away...) }
 
 // Owners are the IDs of the nodes that take part.
 func (s Set) Owners() []uint64 { return column(s, func(c Copy) uint64 { return c.ID }) }

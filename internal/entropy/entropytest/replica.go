@@ -55,7 +55,7 @@ type Replica struct {
 	Unreadable    bool                                       // to Digests
 	Block         chan struct{}                              // Fetch waits for it, when set
 	Files         func(ctx context.Context, id uint64) error // makes a missing shard out of files, when set
-	PointVersions func(p patch.Region) uint64                // of points, when set; patch.Unsettled while being written
+	PointVersions func(p patch.Region) uint64                // of points, when set; patch.Uncertain while being written
 	Asked         int                                        // for versions, so many times
 }
 

@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/golang/snappy"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
+	"github.com/klauspost/compress/snappy"
 
 	"concord/internal/durable"
 	"concord/internal/entropy/scrub"

@@ -94,7 +94,7 @@ type Decision struct {
 type Held struct {
 	Owner   int // its place among those that were merged
 	Value   string
-	Version uint64 // with which it was written; 0 is not known, and Unsettled while it is being written
+	Version uint64 // with which it was written; 0 is not known, and Uncertain while it is being written
 	Bound   uint64 // a version that is not known is not above it; 0 is not known either
 }
 
@@ -270,9 +270,9 @@ func (j Joined) list(to []Decision, vs []owned, versions *Versions, best tsm1.Va
 			switch {
 			case !known:
 				h.Bound = versions.bound(v.owner)
-			case h.Version == Unsettled && failed == Unsettled: // its journal cannot be read
+			case h.Version == Uncertain && failed == Uncertain: // its journal cannot be read
 				h.Version = 0
-			case h.Version == Unsettled && failed != 0:
+			case h.Version == Uncertain && failed != 0:
 				h.Version, h.Bound = 0, failed
 			}
 		}

@@ -17,7 +17,7 @@ type Versions struct {
 	// that the engine does not have.
 	Written []map[int64]uint64
 	// Forgot, by owner, is a version that those of points which Written lacks are not above, if the journal is right.
-	// Unsettled is for an owner that does not tell.
+	// Uncertain is for an owner that does not tell.
 	Forgot []uint64
 	// Failed has, by time, by owner, the greatest version of a write that failed. The owner may have that one, or what
 	// was there before.
@@ -29,13 +29,13 @@ type Versions struct {
 	ChangingKnown bool
 }
 
-// Unsettled is the version of a point that is being written, was written after it was read, or of which the last write
-// failed: nothing follows from it.
-const Unsettled = ^uint64(0)
+// Uncertain is the version of a point that is being written, was written after it was read, or whose last write failed.
+// Nothing follows from it.
+const Uncertain = ^uint64(0)
 
 // bound is a version that those of an owner which are not known are not above, 0 when there is none.
 func (v *Versions) bound(owner int) uint64 {
-	if v.Since[owner] == Unsettled {
+	if v.Since[owner] == Uncertain {
 		return 0
 	}
 	return v.Since[owner]
@@ -76,7 +76,7 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64) {
 			return 0, v.Since[o.owner]
 		}
 		failed := v.failed(o.owner, o.UnixNano())
-		if from != Unsettled || failed == 0 {
+		if from != Uncertain || failed == 0 {
 			return from, from
 		}
 		if from = v.Written[o.owner][o.UnixNano()]; from <= v.Since[o.owner] {
@@ -104,7 +104,7 @@ func (v *Versions) likely(vs []owned) tsm1.Value {
 }
 
 // last returns the value of one timestamp that was written after all others. span is between which versions an owner
-// wrote its own. From is Unsettled when that cannot be told.
+// wrote its own. From is Uncertain when that cannot be told.
 func last(vs []owned, span func(owned) (from, end uint64)) (best tsm1.Value, version uint64) {
 	// A value was written at least at the greatest version that is known of it, and at most at that of an owner
 	// that does not know.
@@ -115,7 +115,7 @@ func last(vs []owned, span func(owned) (from, end uint64)) (best tsm1.Value, ver
 	var spans []written
 	for _, o := range vs {
 		from, end := span(o)
-		if from == Unsettled {
+		if from == Uncertain {
 			return nil, 0
 		}
 		i := 0
@@ -144,7 +144,7 @@ func last(vs []owned, span func(owned) (from, end uint64)) (best tsm1.Value, ver
 
 // PointVersions is what a node says of the versions of points.
 type PointVersions struct {
-	Versions []uint64 // by point; 0 where it is not known, and Unsettled
+	Versions []uint64 // by point; 0 where it is not known, and Uncertain
 	Since    uint64   // a version that is not known is not above it
 	Written  []uint64 // by point: as in Versions; 0 for none, and nil for a node that does not tell
 	Forgot   uint64   // as in Versions, where the node tells Written

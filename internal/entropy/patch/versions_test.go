@@ -23,7 +23,7 @@ func TestNewestValueWins(t *testing.T) {
 			Written: make([]map[int64]uint64, n), Forgot: make([]uint64, n),
 		}
 		for i := range v.Forgot {
-			v.Forgot[i] = patch.Unsettled
+			v.Forgot[i] = patch.Uncertain
 		}
 		newest, latest := uint64(0), uint64(0) // of what owners have, and of what they may have forgotten
 		known := false                         // an owner knows the version of the newest
@@ -47,7 +47,7 @@ func TestNewestValueWins(t *testing.T) {
 			}
 			if rapid.Bool().Draw(t, "is being written") {
 				unsettled = true
-				v.Known[i] = map[int64]uint64{7: patch.Unsettled}
+				v.Known[i] = map[int64]uint64{7: patch.Uncertain}
 			} else if knows {
 				v.Known[i] = map[int64]uint64{7: last}
 			} else {

@@ -14,7 +14,7 @@ import (
 func TestJournalsDecideTies(t *testing.T) {
 	t.Parallel()
 	const old, last = int64(9), int64(1) // the fixed order would take the old one
-	const silent = patch.Unsettled
+	const silent = patch.Uncertain
 	for _, tt := range []struct {
 		name        string
 		values      []int64
@@ -48,7 +48,7 @@ func TestJournalsDecideTies(t *testing.T) {
 		}
 		for i, value := range tt.values {
 			owners[i] = tsm1.Values{tsm1.NewValue(5, value)}
-			v.Since[i] = patch.Unsettled
+			v.Since[i] = patch.Uncertain
 			if tt.written[i] != 0 {
 				v.Written[i] = map[int64]uint64{5: tt.written[i]}
 			}
@@ -147,7 +147,7 @@ func TestRepairLeavesAWriteOnItsWay(t *testing.T) {
 				}
 				none := map[int64]uint64{}
 				v := &patch.Versions{
-					Known: []map[int64]uint64{{5: patch.Unsettled}, none, {5: 7}}, Since: []uint64{3, 3, 3},
+					Known: []map[int64]uint64{{5: patch.Uncertain}, none, {5: 7}}, Since: []uint64{3, 3, 3},
 					Written: []map[int64]uint64{none, none, {5: 7}}, Forgot: []uint64{3, 3, 3},
 				}
 				if tells {
@@ -186,7 +186,7 @@ func TestRepairBringsAWriteThatFailed(t *testing.T) {
 				}
 				none := map[int64]uint64{}
 				v := &patch.Versions{
-					Known: []map[int64]uint64{{5: patch.Unsettled}, none, none}, Since: []uint64{3, 9, 9},
+					Known: []map[int64]uint64{{5: patch.Uncertain}, none, none}, Since: []uint64{3, 9, 9},
 					Written: []map[int64]uint64{{5: before}, none, none}, Forgot: []uint64{3, 9, 9},
 					Failed: []map[int64]uint64{{5: failed}, none, none}, ChangingKnown: true,
 				}

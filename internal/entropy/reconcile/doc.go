@@ -30,9 +30,9 @@
 //	series that this node does not have, by hash ────►
 //	                 ◄─────────────────────────────── their names
 //
-// This happens with every other owner at the same time. The results are then put together. Where no difference was
-// found, an owner holds the same as this node. So a Difference is about all owners. Of three owners, of which the
-// second has nothing in window 3, and the others the same:
+// This happens with every other owner at the same time. The results are then put together. An owner for which
+// no difference was found holds what this node holds. So each Difference says what every owner holds. Of three owners,
+// of which the second has nothing in window 3, and the others the same:
 //
 //	Windows = 1<<3    Groups = 1 0 1    (the place of the first owner with the same, plus 1; 0 for nothing)
 //
@@ -54,6 +54,6 @@
 // # What a crash or bad input leads to
 //
 // Nothing is stored: a Spool is a file without a name, which ends with the process. Symbols, names and lists of peers
-// are not trusted. A list out of order is an error, symbols of no set lead to Flat, and what a peer may ask for at once
-// is bounded (MaxSymbols, MaxHashes).
+// are not trusted. A list out of order is an error. When symbols do not decode to a set, Flat takes over. What a peer
+// may ask for at once is bounded (MaxSymbols, MaxHashes).
 package reconcile

@@ -38,8 +38,8 @@ func DryRun(ctx context.Context, deps Deps, sh cluster.Shard) (entropy.DryRun, e
 		return entropy.DryRun{}, err
 	}
 	d := dryRun{Deps: &deps, set: set, refused: refusal.NewKnown(), out: entropy.DryRun{Owners: set.Addrs()}}
-	if missing := set.Missing(); missing != nil {
-		d.out.Away = missing.Error()
+	if away := set.AwayError(); away != nil {
+		d.out.Away = away.Error()
 	}
 	for i, a := range set.Copies {
 		for _, b := range set.Copies[i+1:] {

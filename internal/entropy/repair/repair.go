@@ -132,7 +132,7 @@ func (r *Repair) attempt(ctx context.Context) error {
 	r.busy = !r.set.Quiet(r.settled())
 	for _, stage := range []func(context.Context) (changed bool, err error){r.setAside, r.makeAnew, r.fill} {
 		if len(r.set.Copies) < 2 {
-			return r.set.Missing()
+			return r.set.AwayError()
 		}
 		changed, err := stage(ctx)
 		if err == nil && changed { // so are the states of the copies
@@ -197,7 +197,7 @@ func (r *Repair) makeAnew(ctx context.Context) (any bool, err error) {
 		}
 	}
 	if !replace {
-		return false, r.set.Missing()
+		return false, r.set.AwayError()
 	}
 	if equal, err := r.set.EqualRoots(ctx, entropy.Everything); err != nil || equal {
 		return false, err
@@ -232,7 +232,7 @@ func (r *Repair) finish(ctx context.Context, last *round) error {
 	listed := r.Record().Refusals
 	if message := r.refused.Message(r.set.Addrs(), listed); message != "" {
 		// A copy that refuses points of others is not told that it is whole.
-		if err := r.set.Missing(); err != nil {
+		if err := r.set.AwayError(); err != nil {
 			return err
 		}
 		r.message = message
@@ -248,7 +248,7 @@ func (r *Repair) finish(ctx context.Context, last *round) error {
 			return err
 		}
 	}
-	if err := r.set.Missing(); err != nil {
+	if err := r.set.AwayError(); err != nil {
 		return err
 	}
 	r.Refusals.Forget(func(shard uint64) bool { return shard == r.id })

@@ -48,9 +48,9 @@ func (r *Repair) rounds(ctx context.Context) (*round, error) {
 		if this.done {
 			return this, nil
 		}
-		if missing := r.set.Missing(); this.open > 0 && missing != nil {
+		if away := r.set.AwayError(); this.open > 0 && away != nil {
 			return nil, fmt.Errorf("%d points differ, and the owners that are there cannot decide: %w", this.open,
-				missing)
+				away)
 		}
 		if this.number >= maxRounds && !this.overflow {
 			return nil, fmt.Errorf("owners %s of shard %d still differ after %d rounds", r.addrs(), r.id, this.number)
@@ -93,7 +93,7 @@ func (r *Repair) hearOfDeletes(ctx context.Context) error {
 	for i, c := range r.set.Copies {
 		at := slices.Index(now.Owners(), c.ID)
 		if at < 0 {
-			return now.Missing()
+			return now.AwayError()
 		}
 		r.set.Copies[i].State.Deletes = now.Copies[at].State.Deletes
 	}

@@ -152,7 +152,7 @@ type question struct {
 // forgotSince reports whether a copy may have forgotten writes that came after its points were read. Clocks are those of
 // piece.
 func (q *question) forgotSince(clocks []uint64, copy int) bool {
-	return q.forgot != patch.Unsettled && copy < len(clocks) && clocks[copy] != 0 && q.forgot > clocks[copy]
+	return q.forgot != patch.Uncertain && copy < len(clocks) && clocks[copy] != 0 && q.forgot > clocks[copy]
 }
 
 // answers takes what a copy says of the points of a series-field, by time, as patch.Versions has it.
@@ -161,11 +161,11 @@ type answers struct {
 	changing               map[int64]bool
 }
 
-// withoutUnsettled are versions without those that are Unsettled.
-func withoutUnsettled(versions []uint64) []uint64 {
+// withoutUncertain are versions without those that are Uncertain.
+func withoutUncertain(versions []uint64) []uint64 {
 	out := slices.Clone(versions)
 	for i, v := range out {
-		if v == patch.Unsettled {
+		if v == patch.Uncertain {
 			out[i] = 0
 		}
 	}
@@ -174,7 +174,7 @@ func withoutUnsettled(versions []uint64) []uint64 {
 
 // add asks about a point of a series-field with a value that was read before.
 func (q *question) add(ctx context.Context, of patch.Region, v tsm1.Value, to answers) error {
-	if q.since == patch.Unsettled { // it cannot tell
+	if q.since == patch.Uncertain { // it cannot tell
 		return nil
 	}
 	of.Min, of.Max = v.UnixNano(), v.UnixNano()
@@ -193,7 +193,7 @@ func (q *question) ask(ctx context.Context) error {
 	}
 	answer, err := q.copy.Replica.Versions(ctx, q.set.Shard, q.asked)
 	if errors.Is(err, entropy.ErrNoVersions) {
-		q.since, q.forgot, q.silent = patch.Unsettled, patch.Unsettled, true
+		q.since, q.forgot, q.silent = patch.Uncertain, patch.Uncertain, true
 		q.asked = nil
 		return nil
 	} else if err != nil {
@@ -202,13 +202,13 @@ func (q *question) ask(ctx context.Context) error {
 	q.since, q.forgot = max(q.since, answer.Since), max(q.forgot, answer.Forgot)
 	written := answer.Written
 	if written == nil {
-		written, q.forgot = withoutUnsettled(answer.Versions), patch.Unsettled
+		written, q.forgot = withoutUncertain(answer.Versions), patch.Uncertain
 	}
 	q.silent = q.silent || len(answer.Failed) == 0
 	var again []patch.Region
 	var places []int
 	for i, v := range answer.Versions {
-		if v == patch.Unsettled && !q.silent {
+		if v == patch.Uncertain && !q.silent {
 			if failed := answer.Failed[i]; failed != 0 {
 				q.to[i].failed[q.asked[i].Min] = failed
 			} else {
@@ -226,7 +226,7 @@ func (q *question) ask(ctx context.Context) error {
 	for k, i := range places {
 		t, v := q.asked[i].Min, answer.Versions[i]
 		if len(now[k]) != 1 || !patch.Same(now[k][0], q.values[i]) {
-			q.to[i].known[t], q.to[i].changing[t] = patch.Unsettled, true
+			q.to[i].known[t], q.to[i].changing[t] = patch.Uncertain, true
 			continue
 		}
 		if v != 0 {

@@ -449,7 +449,7 @@ func decided(of []entropy.Decision) []api.Decided {
 		for k, h := range d.Held {
 			held := api.Held{Node: h.Node, Value: h.Value}
 			switch {
-			case h.Version == patch.Unsettled:
+			case h.Version == patch.Uncertain:
 				held.Version = api.BeingWritten
 			case h.Version != 0:
 				held.Version = order.Version(h.Version).String()

@@ -310,7 +310,7 @@ func TestConflictsHaveValuesAndVersions(t *testing.T) {
 	decided := []entropy.Decision{
 		{Series: "m", Field: "f", Time: -7, Value: "1", Why: "why", Held: []entropy.Held{
 			{Node: "data1:8088", Value: "1", Version: version}, {Node: "data2:8088", Value: "2", Bound: version},
-			{Node: "data3:8088", Value: "3", Version: patch.Unsettled}, {Node: "data4:8088", Value: "4"},
+			{Node: "data3:8088", Value: "3", Version: patch.Uncertain}, {Node: "data4:8088", Value: "4"},
 		}},
 		{Series: "m", Field: "g", Why: "not yet", Open: true, Held: []entropy.Held{{Node: "data1:8088", Value: "1"}}},
 	}

@@ -41,8 +41,9 @@
 //   - A crash before the engine changes the files: the shard is as it was. A new file that was not taken over has the
 //     suffix .tmp, and the engine removes it at its start. The next attempt makes a folder of its own.
 //   - A crash after it: the damaged file is in the folder, and the copy lacks what was in the damaged blocks. Package
-//     entropy noted before that the copy is damaged, and takes the note back only when the copy equals another one.
+//     local noted before that the copy is damaged, and takes the note back only when the copy equals another one.
 //   - A sector that the disk cannot read: its block is damaged, and the kept copy has zeros there, 64 KiB at most.
-//   - What goes bad between the look of Gate and the compaction is not seen (stillSound is ten minutes).
+//   - Damage that comes after Gate has verified a file, and before its compaction, is not found: that may be ten
+//     minutes (stillSound).
 //   - Damaged tombstones could make the engine allocate 4 GB for a key: the length is checked first.
 package scrub

@@ -93,14 +93,14 @@ func (s *Service) Repair(_ context.Context, id uint64) error {
 	if err != nil {
 		return err
 	}
-	if err := s.hopeless(sh); err != nil {
+	if err := s.onlyCopyDamaged(sh); err != nil {
 		return err
 	}
 	return s.dispatcher.QueueNow(id)
 }
 
-// hopeless is why a repair of a shard cannot help: its only copy is damaged.
-func (s *Service) hopeless(sh cluster.Shard) error {
+// onlyCopyDamaged is why a repair of a shard cannot help: its only copy is damaged.
+func (s *Service) onlyCopyDamaged(sh cluster.Shard) error {
 	if len(sh.Owners) > 1 {
 		return nil
 	}

@@ -421,7 +421,7 @@ func TestRepairDecidesBetweenValues(t *testing.T) {
 					return 0
 				}
 				if asked++; asked == 1 && arrives == "is on its way" {
-					return patch.Unsettled
+					return patch.Uncertain
 				}
 				c.Replicas[2].Write(1, string(p.Series), p.Field, p.Min, 1.0)
 				return 9

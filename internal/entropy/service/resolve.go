@@ -78,7 +78,7 @@ func (s *Service) allOwners(ctx context.Context, sh cluster.Shard) ([]copies.Cop
 				sh.ID, c.TCPAddr, damage)
 		}
 	}
-	return set.Copies, set.Missing()
+	return set.Copies, set.AwayError()
 }
 
 // resolvable fails unless an owner has the field in the type that all are to have. Otherwise all values would be set

@@ -47,8 +47,8 @@
 // Neither trusts the other one. Server refuses questions that are too large, have no shard, or have names that would
 // leave the folder of the engine. The peer refuses answers that it did not ask for, or whose parts are out of order.
 //
-// Errors keep their meaning: failure gives the errors by which callers decide a status code each, and peer.fail makes
-// the error of the code again, with the address of the node.
+// Errors keep their meaning: failure turns each error that callers test for into a status code. peer.fail turns the
+// code back into that error, with the address of the node.
 //
 // Each call has a limit: 10 seconds for what is answered from memory, 2 minutes for a batch of points, and 30 minutes
 // for what may read a whole shard. A stream may be silent for 5 minutes, and a summary for 30. A node whose link

@@ -288,7 +288,7 @@ func TestControlKeepsErrorsAndStatus(t *testing.T) {
 	at := time.Unix(1, 2)
 	decided := []entropy.Decision{
 		{Series: "m,t=\xff", Field: "f", Time: -1, Value: "2", Why: "y", Held: []entropy.Held{
-			{Node: "a", Value: "\xff", Version: patch.Unsettled}, {Node: "b", Bound: 1},
+			{Node: "a", Value: "\xff", Version: patch.Uncertain}, {Node: "b", Bound: 1},
 		}},
 		{Series: "m", Open: true},
 	}
