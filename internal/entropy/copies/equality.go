@@ -12,14 +12,19 @@ import (
 type Equality struct {
 	report *entropy.Report
 
-	mu sync.Mutex
-	// notReached are owners that could not be told, by shard, with the Beginning that their copies had then, by node.
-	notReached map[uint64]map[uint64]copystate.Beginning
+	mu         sync.Mutex
+	notReached map[uint64]map[uint64]compared // owners that could not be told, by shard, by node
+}
+
+// compared is what the copy of an owner was when it was found equal.
+type compared struct {
+	began copystate.Beginning
+	lacks uint64 // Lack.Gen
 }
 
 // NewEquality returns an Equality that has told nothing yet.
 func NewEquality(report *entropy.Report) *Equality {
-	return &Equality{report: report, notReached: make(map[uint64]map[uint64]copystate.Beginning)}
+	return &Equality{report: report, notReached: make(map[uint64]map[uint64]compared)}
 }
 
 // Tell tells owners that their copies were found equal to the others. It leaves out copies that lack nothing and are
@@ -38,20 +43,21 @@ func (e *Equality) Tell(ctx context.Context, set Set) {
 		if !(all && (began || lacks) || lacks && anyWhole) || c.State.Lack.Kind == copystate.Stale && !anyWhole {
 			continue
 		}
-		if e.tell(ctx, set.Shard.ID, c) {
+		was := compared{c.State.Beginning, c.State.Lack.Gen}
+		if e.tell(ctx, set.Shard.ID, c, was.lacks) {
 			continue
 		}
 		e.mu.Lock()
 		if e.notReached[set.Shard.ID] == nil {
-			e.notReached[set.Shard.ID] = make(map[uint64]copystate.Beginning)
+			e.notReached[set.Shard.ID] = make(map[uint64]compared)
 		}
-		e.notReached[set.Shard.ID][c.ID] = c.State.Beginning
+		e.notReached[set.Shard.ID][c.ID] = was
 		e.mu.Unlock()
 	}
 }
 
-func (e *Equality) tell(ctx context.Context, shard uint64, c Copy) bool {
-	err := c.Replica.Whole(ctx, shard, c.State.Lack.Gen)
+func (e *Equality) tell(ctx context.Context, shard uint64, c Copy, lacks uint64) bool {
+	err := c.Replica.Whole(ctx, shard, lacks)
 	if err != nil {
 		e.report.Fail("Cannot tell an owner that its copy is whole", shard, err)
 	}
@@ -64,14 +70,14 @@ func (e *Equality) Retry(ctx context.Context, set Set) {
 	for i := range set.Copies {
 		c := &set.Copies[i]
 		e.mu.Lock()
-		began, ok := e.notReached[set.Shard.ID][c.ID]
+		was, ok := e.notReached[set.Shard.ID][c.ID]
 		e.mu.Unlock()
 		if !ok {
 			continue
 		}
-		if c.State.Beginning == began { // else it lost the shard since, or a write began it again
+		if c.State.Beginning == was.began { // else it lost the shard since, or a write began it again
 			c.State.Beginning = copystate.FoundEqual
-			if !e.tell(ctx, set.Shard.ID, *c) {
+			if !e.tell(ctx, set.Shard.ID, *c, was.lacks) { // what it has missed since stays noted
 				continue
 			}
 		}

@@ -154,9 +154,9 @@ func (b Beginnings) Copied(id uint64) error {
 }
 
 // Whole notes that a copy was found equal to the others. What it lacks stays noted when it is not what it lacked
-// before the comparison.
+// before the comparison, and so does its beginning.
 func (b Beginnings) Whole(_ context.Context, id, gen uint64) error {
-	if err := b.Copies.Whole(id, gen); err != nil {
+	if err := b.Copies.Whole(id, gen); err != nil || b.Copies.Lacks(id).Kind != "" {
 		return err
 	}
 	return b.Memory.began.forget(id)
