@@ -40,6 +40,9 @@
 // cluster's state while the node runs. When another process holds the place, the parts are closed and the idle server
 // answers. Reload, on SIGHUP, takes over what can change while the node runs.
 //
+// Hinted handoff, the writer and anti-entropy are asked for before they are open. The node reaches them through
+// pointers that are nil until then (queues, suspects).
+//
 // # Where calls come in
 //
 //	8086 clients ──► httpapi ──► queries.go (distquery)       ──► Store, and other nodes

@@ -107,8 +107,8 @@ func (d *Service) fromAll(
 	return errors.Join(errs...)
 }
 
-// errNotLearned is why a node does not run yet what it may have missed: its log is new, and it cannot tell which deletes
-// are from before. These would take newer points, whose versions nobody knows any more.
+// errNotLearned is why a node does not run yet what it may have missed: its log is new, and it cannot tell which
+// deletes are from before. These would take newer points, whose versions nobody knows any more.
 var errNotLearned = errors.New("its disk is new, and not all nodes have told it yet which deletes they remember")
 
 // catchUpFrom runs what one node remembers with a version above since, and is wanted.

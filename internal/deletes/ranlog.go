@@ -92,9 +92,9 @@ func begin(about *bbolt.Bucket, now time.Time) error {
 	return about.Put(beganKey, binary.BigEndian.AppendUint64(nil, uint64(began)))
 }
 
-// Began is a version from when on the log has every delete that ran here. A node without its log knows nothing of those
-// before. It is certain when the node has Learned: until then, clocks that are far ahead may have given greater versions
-// to deletes from before the log.
+// Began is a version from when on the log has every delete that ran here. A node without its log knows nothing of
+// those before. It is certain when the node has Learned: until then, clocks that are far ahead may have given greater
+// versions to deletes from before the log.
 func (l *RanLog) Began() (began order.Version) {
 	l.db.View(func(tx *bbolt.Tx) error {
 		began = order.Version(binary.BigEndian.Uint64(tx.Bucket(logBucket).Get(beganKey)))

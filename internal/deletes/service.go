@@ -66,7 +66,8 @@ type Handoff interface {
 	Back(node uint64)
 }
 
-// Deps are the parts that deletes work with.
+// Deps are the parts that deletes work with. It has many fields, because a delete concerns writes, hinted handoff,
+// copies and disks.
 type Deps struct {
 	Meta    Metadata
 	Store   *drops.Store
@@ -189,8 +190,8 @@ func (d *Service) DeleteMeasurement(db, name string) error {
 	return d.everywhere(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: name})
 }
 
-// others are the other data nodes. The error says that this node is in no cluster, or has no metadata of it yet. Without
-// metadata it would seem to be alone, and to have asked or told all others.
+// others are the other data nodes. The error says that this node is in no cluster, or has no metadata of it yet.
+// Without metadata it would seem to be alone, and to have asked or told all others.
 func (d *Service) others() ([]cluster.Node, error) {
 	self := d.deps.Meta.NodeID()
 	if self == 0 {

@@ -204,8 +204,8 @@ func (s *Service) node(id uint64) (*node, error) {
 	return n, nil
 }
 
-// Append queues entries for a shard of a node, as one, and returns when they are on disk. When they cannot be queued, it
-// says so to Deps.Dropped, but for deletes: other nodes may keep the same delete.
+// Append queues entries for a shard of a node, as one, and returns when they are on disk. When they cannot be queued,
+// it says so to Deps.Dropped, but for deletes: other nodes may keep the same delete.
 func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 	n, err := s.node(nodeID)
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 )
 
 // deleteRoom is how many bytes deletes may take above max-size: a queue that is full of writes must not refuse them.
-// A delete that fits on no node even so is refused before it runs anywhere: without a limit, the deletes for a node that
-// never comes back would fill the disks.
+// A delete that fits on no node even so is refused before it runs anywhere: without a limit, the deletes for a node
+// that never comes back would fill the disks.
 const deleteRoom = 16 << 20
 
 // nodeQueues are the queues for one node: what goes into them, and what is dropped of them. It has many

@@ -54,8 +54,8 @@ func TestLeasesHoldTheFloor(t *testing.T) {
 	})
 }
 
-// A write that came after the question has a smaller version when the clock of its node is behind. One that is under way
-// has a smaller version anyway.
+// A write that came after the question has a smaller version when the clock of its node is behind. One that is under
+// way has a smaller version anyway.
 func TestLeasesHoldWritesWithSmallerVersions(t *testing.T) {
 	t.Parallel()
 	for _, underWay := range []bool{false, true} {

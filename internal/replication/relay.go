@@ -111,7 +111,7 @@ func (r *relays) byOwner(node uint64, gone map[receivedKey]map[uint64]arrived) m
 
 const (
 	receivedKeeps = 4 * time.Minute        // for how long writes of a process that is gone are remembered
-	tellFor       = receivedKeeps / 2      // for how long an owner is tried that cannot be told: it compares with what is here
+	tellFor       = receivedKeeps / 2      // for how long an owner that cannot be told is tried again
 	receivedWait  = 300 * time.Millisecond // what the sender sent before it went down may still be read here
 	tellPause     = time.Second            // between two attempts to tell an owner
 	relayedAtOnce = 4                      // writes under way to one owner

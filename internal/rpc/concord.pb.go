@@ -1001,7 +1001,8 @@ type WriteShardRequest struct {
 	Sender          uint64                 `protobuf:"varint,6,opt,name=sender,proto3" json:"sender,omitempty"` // random for each process
 	Hinted          bool                   `protobuf:"varint,8,opt,name=hinted,proto3" json:"hinted,omitempty"` // out of hinted handoff
 	SenderNode      uint64                 `protobuf:"varint,9,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them only.
+	// The same for all owners of the shard: what was on its way when the sender went down may have reached some of them
+	// only.
 	Write             uint64 `protobuf:"varint,12,opt,name=write,proto3" json:"write,omitempty"`                                                      // 0 for one out of hinted handoff
 	NoneUnderWayBelow uint64 `protobuf:"varint,13,opt,name=none_under_way_below,json=noneUnderWayBelow,proto3" json:"none_under_way_below,omitempty"` // all writes to the shard below it have reached their owners, or wait for them
 	// The owner is the first to get the write: it decides the types of the fields that are new to the shard.
@@ -1755,8 +1756,8 @@ type Delete struct {
 	Unversioned bool `protobuf:"varint,17,opt,name=unversioned,proto3" json:"unversioned,omitempty"`
 	// nodes are the IDs of the data nodes that were in the cluster when it began: it runs on no other ones.
 	Nodes []uint64 `protobuf:"varint,18,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
-	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff queue,
-	// takes points out of these, and does nothing else.
+	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a queue of hinted
+	// handoff, takes points out of these, and does nothing else.
 	Bounds        *DeleteBounds `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -652,10 +652,10 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Deletes: a delete on one data node, and shards that were dropped. Package deletes says in which order they are called.
+// Deletes: a delete on one data node, and shards that were dropped. Package deletes says in which order the calls come.
 type DeletesClient interface {
-	// AnnounceDelete says that a delete is about to run everywhere. The receiver keeps what it writes from now on, for the
-	// case that it is newer than the delete.
+	// AnnounceDelete says that a delete is about to run everywhere. The receiver keeps what it writes from now on: it may
+	// be newer than the delete.
 	AnnounceDelete(ctx context.Context, in *AnnounceDeleteRequest, opts ...grpc.CallOption) (*AnnounceDeleteResponse, error)
 	// RunDelete runs a delete on this node's store. Repeating it is harmless.
 	RunDelete(ctx context.Context, in *RunDeleteRequest, opts ...grpc.CallOption) (*RunDeleteResponse, error)
@@ -763,10 +763,10 @@ func (c *deletesClient) DropShards(ctx context.Context, in *DropShardsRequest, o
 // All implementations must embed UnimplementedDeletesServer
 // for forward compatibility.
 //
-// Deletes: a delete on one data node, and shards that were dropped. Package deletes says in which order they are called.
+// Deletes: a delete on one data node, and shards that were dropped. Package deletes says in which order the calls come.
 type DeletesServer interface {
-	// AnnounceDelete says that a delete is about to run everywhere. The receiver keeps what it writes from now on, for the
-	// case that it is newer than the delete.
+	// AnnounceDelete says that a delete is about to run everywhere. The receiver keeps what it writes from now on: it may
+	// be newer than the delete.
 	AnnounceDelete(context.Context, *AnnounceDeleteRequest) (*AnnounceDeleteResponse, error)
 	// RunDelete runs a delete on this node's store. Repeating it is harmless.
 	RunDelete(context.Context, *RunDeleteRequest) (*RunDeleteResponse, error)

@@ -43,7 +43,8 @@ type CopyStates struct {
 	Version    uint64                 `protobuf:"varint,14,opt,name=version,proto3" json:"version,omitempty"`                        // the sender's clock, as package order has it
 	Floor      uint64                 `protobuf:"varint,15,opt,name=floor,proto3" json:"floor,omitempty"`                            // no write of the sender with a version below it will reach the receiver any more
 	UnderWay   uint64                 `protobuf:"varint,17,opt,name=under_way,json=underWay,proto3" json:"under_way,omitempty"`      // no write of this process with a version below it is on its way to any owner
-	// For how long the sender's memory suffices whatever it does meanwhile, in milliseconds. Nodes of an earlier build say 0.
+	// For how long the sender's memory suffices whatever it does meanwhile, in milliseconds. Nodes of an earlier build
+	// say 0.
 	MemoryLasts   uint64 `protobuf:"varint,19,opt,name=memory_lasts,json=memoryLasts,proto3" json:"memory_lasts,omitempty"`
 	Lacks         bool   `protobuf:"varint,16,opt,name=lacks,proto3" json:"lacks,omitempty"` // some of the sender's copies lack something for good, until they are repaired
 	unknownFields protoimpl.UnknownFields

@@ -31,8 +31,8 @@ type IteratorRequest struct {
 	Span       []byte                 `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`                       // tracing.SpanContext of EXPLAIN ANALYZE; empty when not traced
 	Incomplete bool                   `protobuf:"varint,4,opt,name=incomplete,proto3" json:"incomplete,omitempty"`          // read copies that are not whole, too: no whole one can be reached
 	ByShard    bool                   `protobuf:"varint,5,opt,name=by_shard,json=byShard,proto3" json:"by_shard,omitempty"` // of several shards: aggregates of each, not of all, and each point with its shard
-	// Further calls of the statement, as InfluxQL, which differ from options in nothing else. A node that answers them reads
-	// its files once for all. A node of a former build leaves them out, and its opening has no more_types.
+	// Further calls of the statement, as InfluxQL, which differ from options in nothing else. A node that answers them
+	// reads its files once for all. A node of a former build leaves them out, and its opening has no more_types.
 	MoreCalls [][]byte `protobuf:"bytes,6,rep,name=more_calls,json=moreCalls,proto3" json:"more_calls,omitempty"`
 	// Which points of each window suffice when options ask for the points of a field: top or bottom with keep_n of them,
 	// distinct, or spread. Empty for all. Nodes of a former build send all.
@@ -806,7 +806,8 @@ type SchemaRequest struct {
 	Incomplete bool                   `protobuf:"varint,3,opt,name=incomplete,proto3" json:"incomplete,omitempty"` // as in IteratorRequest
 	More       [][]byte               `protobuf:"bytes,4,rep,name=more,proto3" json:"more,omitempty"`              // further conditions, of MeasurementNames and Measurements only
 	Count      bool                   `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`           // of SeriesSketch only: the count alone is asked for
-	// How many suffice, 0 for all: of Measurements, and of TagValues for each measurement. Nodes of a former build send all.
+	// How many suffice, 0 for all: of Measurements, and of TagValues for each measurement. Nodes of a former build send
+	// all.
 	Most          uint64 `protobuf:"varint,6,opt,name=most,proto3" json:"most,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -25,7 +25,8 @@ import (
 // silence is how long a source may send nothing.
 const silence = 2 * time.Minute
 
-// Server is a data node's shards as files. It has many methods because each RPC is one.
+// Server is a data node's shards as files. It has many methods because each RPC is one, and many fields because a copy
+// of a shard concerns its writes, its deletes and what is known of all copies.
 //
 // A copy is made of the source as it is at its snapshot. Until the node is recorded as an owner, writes go to the other
 // owners alone. So the copy is noted as one that a write began, and anti-entropy brings it automatically what came
@@ -67,8 +68,8 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// deleteUnderWay reports whether a delete may have run on another node already, and runs here later. What is copied from
-// here then would bring the points back there.
+// deleteUnderWay reports whether a delete may have run on another node already, and runs here later. What is copied
+// from here then would bring the points back there.
 func (s *Server) deleteUnderWay(shard uint64) bool {
 	return s.DeleteUnderWay != nil && s.DeleteUnderWay(shard)
 }

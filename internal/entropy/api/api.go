@@ -63,7 +63,7 @@ type Repair struct {
 	Points          int       `json:"points"`
 	Conflicts       int       `json:"conflicts"`          // points with different values, decided
 	Decided         []Decided `json:"decided,omitempty"`  // the first 100 of them
-	Refused         int       `json:"refused"`            // series-fields of which an owner refuses points that others have
+	Refused         int       `json:"refused"`            // series-fields of which an owner refuses points
 	Refusals        []Refusal `json:"refusals,omitempty"` // the first 100 of them
 	BytesReceived   int64     `json:"bytes_received"`
 	BytesSent       int64     `json:"bytes_sent"`

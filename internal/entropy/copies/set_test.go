@@ -39,7 +39,8 @@ func TestWithoutVote(t *testing.T) {
 	}
 }
 
-// The node of a copy that lacks writes may have had the newest one alone, unless the copy is not what its node was sent.
+// The node of a copy that lacks writes may have had the newest one alone, unless the copy is not what its node was
+// sent.
 func TestMayHaveNewest(t *testing.T) {
 	t.Parallel()
 	whole := entropy.ShardState{Version: entropy.Version{Exists: true}}

@@ -190,11 +190,11 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 }
 
 // Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
-// different values, the one that is known to be the newest wins, else the one that most hold. On a tie, and where a node
-// went down that may have had the newest alone, it is the one that was probably written last. Else it is the greater in
-// the order of encodings. What the rules do not let it decide
-// is left as it is. versions is nil for none. While owners are absent, a value does not win because it is the newest: an
-// absent owner may have a newer one. But no other value wins over it.
+// different values, the one that is known to be the newest wins, else the one that most hold. On a tie, and where a
+// node went down that may have had the newest alone, it is the one that was probably written last. Else it is the
+// greater in the order of encodings. What the rules do not let it decide is left as it is. versions is nil for none.
+// While owners are absent, a value does not win because it is the newest: an absent owner may have a newer one. But
+// no other value wins over it.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
 	need := make([]lacking, j.owners)

@@ -149,8 +149,8 @@ type question struct {
 	silent bool           // it does not tell which points it is writing
 }
 
-// forgotSince reports whether a copy may have forgotten writes that came after its points were read. Clocks are those of
-// piece.
+// forgotSince reports whether a copy may have forgotten writes that came after its points were read. Clocks are those
+// of piece.
 func (q *question) forgotSince(clocks []uint64, copy int) bool {
 	return q.forgot != patch.Uncertain && copy < len(clocks) && clocks[copy] != 0 && q.forgot > clocks[copy]
 }

@@ -8,7 +8,8 @@ const colours = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9
 const dashes = [undefined, [8, 4], [2, 3], [10, 3, 2, 3]]
 const kept = new Map()
 
-// chart draws lines, each with a name and as many x (seconds) as y. It keeps the chart of the last time with the same key.
+// chart draws lines, each with a name and as many x (seconds) as y. It keeps the chart of the last time with the same
+// key.
 export function chart({ key, label, lines, format }) {
   let c = kept.get(key)
   const names = lines.map((l) => l.name).join('\n') + label
