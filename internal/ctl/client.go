@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"concord/internal/cli"
+	"concord/internal/entropy/api"
 	"concord/internal/meta/metaconfig"
 	"concord/internal/trust"
 )
@@ -197,7 +198,7 @@ func (c *client) send(
 	}
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	var e struct{ Error string }
+	var e api.Failure
 	json.Unmarshal(b, &e) // an answer of something else says nothing
 	if resp.StatusCode == http.StatusUnauthorized {
 		return nil, c.refused(e.Error)

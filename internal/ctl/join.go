@@ -25,9 +25,7 @@ type host struct {
 
 // look finds the meta node at -bind. A data node is on the same host, on 8088 unless data says where.
 func (c *client) look(ctx context.Context, data string) (host, error) {
-	var status struct {
-		HTTPAddr string `json:"httpAddr"`
-	}
+	var status wire.Status
 	var h host
 	name, err := os.Hostname()
 	if err != nil {

@@ -36,6 +36,7 @@ import (
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
 	"concord/internal/meta/metaconfig"
+	"concord/internal/meta/wire"
 	"concord/internal/page"
 	"concord/internal/rpc"
 	"concord/internal/trust"
@@ -351,7 +352,7 @@ func (s *secure) testPage(t *testing.T) {
 
 func (s *secure) testShardStatus(t *testing.T) {
 	for user, want := range map[string][]string{"root": {"db", "other"}, "paul": {"db"}} {
-		var got struct{ Databases []struct{ Name string } }
+		var got wire.ShardStatus
 		_, body := s.ask(t, 0, user, "GET", "/shard-status", nil, "")
 		if err := json.Unmarshal([]byte(body), &got); err != nil {
 			t.Fatalf("%s: %s", err, body)

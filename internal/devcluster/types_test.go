@@ -19,6 +19,7 @@ import (
 
 	"concord/internal/datanode"
 	"concord/internal/devcluster"
+	"concord/internal/entropy/api"
 )
 
 // resolve posts to /shard-repair/resolve of a data node, and returns the files that owners made.
@@ -42,7 +43,7 @@ func resolve(ctx context.Context, c *devcluster.Cluster, node int, shard, typ st
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("%s: %s", resp.Status, b)
 	}
-	var out struct{ Owners []struct{ Kept string } }
+	var out api.Resolved
 	if err := json.Unmarshal(b, &out); err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"concord/internal/entropy/api"
 	"concord/internal/meta/wire"
 	"concord/test/process"
 )
@@ -282,12 +283,11 @@ func (b *sickbed) awaitAnswers(t *testing.T) {
 }
 
 func (b *sickbed) onlyCopy(t *testing.T) {
-	var s struct {
-		Shards []struct{ Status, Message string }
-	}
+	var s api.Status
 	b.Await("the only copy is shown as damaged after a restart", func() bool {
-		_, raw, err := b.Data[0].Client().EntropyStatus(t.Context())
-		return err == nil && json.Unmarshal(raw, &s) == nil && len(s.Shards) == 1
+		var err error
+		s, _, err = b.Data[0].Client().EntropyStatus(t.Context())
+		return err == nil && len(s.Shards) == 1
 	})
 	if m := s.Shards[0].Message; s.Shards[0].Status != "corrupt" ||
 		!strings.HasPrefix(m, b.sick.TCP+": "+filepath.Base(b.singleFile)) {

@@ -11,6 +11,11 @@ const RepairIDHeader = "Repair-Id"
 // Base is the path below which all routes are.
 const Base = "/shard-repair"
 
+// Failure is the answer of every route that fails.
+type Failure struct {
+	Error string `json:"error"`
+}
+
 // Status is the answer of GET /shard-repair/status.
 type Status struct {
 	Shards      []Shard  `json:"shards"` // whose replicas differ

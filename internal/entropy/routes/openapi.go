@@ -22,9 +22,7 @@ func (h *handler) openAPI(w http.ResponseWriter, _ *http.Request, _ url.Values) 
 // openAPI is the contract as OpenAPI 3, made of the routes and of the types that they answer with.
 func openAPI() object {
 	fails := func(doc string) object {
-		return object{"description": doc, "content": jsonContent(reflect.TypeFor[struct {
-			Error string `json:"error"`
-		}]())}
+		return object{"description": doc, "content": jsonContent(reflect.TypeFor[api.Failure]())}
 	}
 	paths := object{}
 	for path, r := range routes {

@@ -214,9 +214,7 @@ func statusCode(err error) int {
 }
 
 func writeError(w http.ResponseWriter, code int, err error) {
-	writeJSON(w, code, struct {
-		Error string `json:"error"`
-	}{err.Error()})
+	writeJSON(w, code, api.Failure{Error: err.Error()})
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
