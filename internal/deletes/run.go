@@ -247,7 +247,8 @@ func (d *Service) refuse(r *rpc.Delete) {
 	}
 }
 
-// record notes durably that a delete ran here. What this node has forgotten of others goes from its disk, too.
+// record notes durably that a delete ran here. What nothing older follows any more moves to where only nodes that were
+// rolled back ask for it.
 func (d *Service) record(r *rpc.Delete) error {
 	if d.deps.Ran == nil {
 		d.deps.Memory.takeForgotten()
