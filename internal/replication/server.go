@@ -115,7 +115,9 @@ func (s *Server) write(
 		return nil, status.FromContextError(err).Err()
 	}
 	err = s.writer.acceptSpans(r, points)
-	s.noteOwnersLeftOut(r)
+	if p := (tsdb.PartialWriteError{}); err == nil || errors.As(err, &p) {
+		s.noteOwnersLeftOut(r)
+	}
 	return s.answer(a, err)
 }
 

@@ -246,9 +246,14 @@ func (s Set) Replaces() bool {
 func (c Copy) made() bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
 
 // MayHaveNewest reports, for each copy in the order of Copies, whether the last acknowledged value of a point may be on
-// this one alone, although it lacks other writes: the node went down before it had sent the write to other owners.
+// this one alone, although it lacks other writes: the node went down before it had sent the write to other owners. It
+// is nil for none.
 func (s Set) MayHaveNewest() []bool {
-	return column(s, func(c Copy) bool { return !c.made() && c.State.Lack.Kind == copystate.Missed })
+	out := column(s, func(c Copy) bool { return !c.made() && c.State.Lack.Kind == copystate.Missed })
+	if !slices.Contains(out, true) {
+		return nil
+	}
+	return out
 }
 
 // WithoutVote reports, for each copy in the order of Copies, whether it has no vote about which value is right. A copy

@@ -23,14 +23,14 @@
 //  1. The value that was certainly written last (Versions). A value was written at the greatest version that an owner
 //     knows for it, or later. An owner that does not know it names a version above which it knows all writes (Since):
 //     its value is not newer than that. Nor is it newer than the last write of it, when that failed (Versions.Failed).
-//  2. Where an owner went down while writes were on their way (Rules.MayHaveNewest), the value that was written last if
-//     the journals of writes are right (Versions.Written and Forgot). The last acknowledged value may be on that owner
-//     alone. After a crash, a journal may have a write that the engine does not have.
-//  3. The value that most owners hold, without those that may have lost newer values (Rules.WithoutVote).
-//  4. Of values that are tied, the one that was written last if the journals are right, as in 2.
-//  5. The greater value, in the order of the bytes of its encoding. This is arbitrary, but the same on every node.
+//  2. The value that most owners hold, without those that may have lost newer values (Rules.WithoutVote). An exception:
+//     no owner knows the version of that value, so that it is old, and an owner went down while writes were on their way
+//     (Rules.MayHaveNewest). That owner may have had the last acknowledged value alone. Then 3 decides.
+//  3. Of values that are tied, the one that was written last if the journals of writes are right (Versions.Written and
+//     Forgot). After a crash, a journal may have a write that the engine does not have.
+//  4. The greater value, in the order of the bytes of its encoding. This is arbitrary, but the same on every node.
 //
-// Rules 2 to 5 decide only what the values of absent owners could not change (Rules.Absent). A difference that may be a
+// Rules 2 to 4 decide only what the values of absent owners could not change (Rules.Absent). A difference that may be a
 // write that is under way is not decided at all (Rules.MayDecide, Versions.Changing): some copies may have been read
 // before it and some after it. Such points are left as they are, and counted as open.
 //

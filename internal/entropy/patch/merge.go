@@ -73,7 +73,8 @@ type Rules struct {
 	// nil is none.
 	WithoutVote []bool
 	// MayHaveNewest are the owners, by owner, of which the last acknowledged value may be on one alone, although they lack
-	// others: their nodes went down while writes were on their way. nil is none.
+	// others: their nodes went down while writes were on their way. The journals decide between that value and one of
+	// which nobody knows the version any more. nil is none.
 	MayHaveNewest []bool
 	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
 	// may not be decided may be a write that is under way.
@@ -191,10 +192,10 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 
 // Merge decides what all owners are to hold. The result has every timestamp that any owner has. Where owners hold
 // different values, the one that is known to be the newest wins, else the one that most hold. On a tie, and where a
-// node went down that may have had the newest alone, it is the one that was probably written last. Else it is the
-// greater in the order of encodings. What the rules do not let it decide is left as it is. versions is nil for none.
-// While owners are absent, a value does not win because it is the newest: an absent owner may have a newer one. But
-// no other value wins over it.
+// node went down that may have had the newest alone (Rules.MayHaveNewest), it is the one that was probably written
+// last. Else it is the greater in the order of encodings. What the rules do not let it decide is left as it is.
+// versions is nil for none. While owners are absent, a value does not win because it is the newest: an absent owner
+// may have a newer one. But no other value wins over it.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
 	need := make([]lacking, j.owners)
@@ -206,8 +207,10 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 		if newest == nil || j.rules.Absent > 0 {
 			best, conflict, won, why = vote(voting(vs, j.rules.WithoutVote), j.rules.Absent, versions)
 			won = won && (newest == nil || Same(newest, best))
-			if last := versions.likely(j.rules.mayHaveNewest(vs)); newest == nil && last != nil && !Same(last, best) {
-				best, conflict, won, why = last, true, j.rules.Absent == 0, WhyLikely
+			if newest == nil && differ(vs) && versions.forgotten(vs, best) {
+				if last := versions.likely(j.rules.mayHaveNewest(vs)); last != nil && !Same(last, best) {
+					best, conflict, won, why = last, true, j.rules.Absent == 0, WhyLikely
+				}
 			}
 		}
 		switch hot := j.open[vs[0].UnixNano()]; {

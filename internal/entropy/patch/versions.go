@@ -2,6 +2,7 @@ package patch
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
@@ -85,6 +86,14 @@ func (v *Versions) newest(vs []owned) (best tsm1.Value, version uint64) {
 		// It has the value of the write that failed, or an older one. If it had that of the write that failed, no other
 		// owner could have a different value of that version. So its value counts as older than the version.
 		return from, failed - 1
+	})
+}
+
+// forgotten reports whether no owner of a value knows with which version it wrote it: it is from before all that the
+// journals know.
+func (v *Versions) forgotten(vs []owned, value tsm1.Value) bool {
+	return v != nil && !slices.ContainsFunc(vs, func(o owned) bool {
+		return v.Written[o.owner][o.UnixNano()] != 0 && Same(o.Value, value)
 	})
 }
 

@@ -83,7 +83,9 @@ func TestNewestValueOfANodeThatWentDownStays(t *testing.T) {
 		want    int64 // 0 for open
 	}{
 		{"alone", []int64{last, old}, []bool{true, false}, []uint64{7, 0}, []uint64{5, 5}, 0, last},
-		{"one of three", []int64{last, old, old}, []bool{true, false, false}, []uint64{7, 6, 0}, []uint64{5, 5, 5}, 0, last},
+		{"one of three", []int64{last, old, old}, []bool{true, false, false}, []uint64{7, 0, 0}, []uint64{5, 5, 5}, 0, last},
+		{"the engine may lack what its journal has", []int64{old, last, last}, []bool{true, false, false},
+			[]uint64{7, 6, 6}, []uint64{5, 5, 5}, 0, last},
 		{"two of three", []int64{last, last, old}, []bool{true, true, false}, []uint64{7, 7, 0}, []uint64{5, 5, 5}, 0, last},
 		{"all", []int64{old, last, old}, []bool{true, true, true}, []uint64{0, 7, 0}, []uint64{5, 5, 5}, 0, last},
 		{"it missed the last one", []int64{old, last}, []bool{true, false}, []uint64{6, 7}, []uint64{5, 5}, 0, last},
