@@ -65,3 +65,54 @@ func TestWarningAfterAPowerFailureSaysWhatItWaitsFor(t *testing.T) {
 		t.Errorf("%v points are counted, want 2", count)
 	}
 }
+
+// TestNewestWriteOfANodeThatWasKilledStays kills a node right after it has acknowledged a write at level one that has
+// not reached the other owner. The copy of that node counts as not whole afterwards, and the other one as whole.
+func TestNewestWriteOfANodeThatWasKilledStays(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	p := process.Start(t, process.Options{Meta: 1, Data: 2, Links: true, Settings: map[string]map[string]any{
+		"anti-entropy": {"check-interval": "1s", "settle": "1s"},
+	}})
+	one, two := p.Data[0], p.Data[1]
+	if _, err := one.Client().Query(ctx, "", `CREATE DATABASE "db" WITH DURATION INF REPLICATION 2`); err != nil {
+		t.Fatal(err)
+	}
+	write := func(level string, value int) {
+		t.Helper()
+		if err := one.Client().Write(ctx, "db", level, fmt.Appendf(nil, "m v=%d 1000000000", value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("all", 1)
+	p.Await("the journals have forgotten the first write", func() bool {
+		for _, n := range p.Data {
+			rows, err := n.Client().Query(ctx, "", "SHOW STATS FOR 'order'") // bytes on disk, and keys
+			if err != nil || len(rows) != 1 || fmt.Sprint(rows[0][1]) != "0" {
+				return false
+			}
+		}
+		return true
+	})
+	p.Links.Set(one.Name, two.Name, process.Link{Mode: process.Stall})
+	write("one", 2)
+	one.Stop(syscall.SIGKILL)
+	p.Links.Set(one.Name, two.Name, process.Link{Mode: process.Refuse}) // what was on its way is lost
+	p.Links.Heal()
+	one.Start()
+	one.AwaitUp()
+	p.Await("all copies are whole", func() bool {
+		for _, n := range p.Data {
+			if held, err := n.Held(); err != nil || held.NotWhole > 0 {
+				return false
+			}
+		}
+		return true
+	})
+	for _, n := range p.Data {
+		rows, err := n.Client().Query(ctx, "db", "SELECT v FROM m")
+		if err != nil || len(rows) != 1 || fmt.Sprint(rows[0][1]) != "2" {
+			t.Errorf("%s has %v, want the value that was acknowledged last; %v", n.Name, rows, err)
+		}
+	}
+}
