@@ -3,12 +3,12 @@ package server
 import (
 	"context"
 	"net/http"
-	"sync"
 	"time"
 
 	"concord/internal/clocks"
 	"concord/internal/cluster"
 	"concord/internal/meta/wire"
+	"concord/internal/rpc"
 )
 
 // clockTimeout bounds how long GET /show-cluster waits for the clocks of nodes.
@@ -50,51 +50,55 @@ type reading struct {
 	clocks.Skew
 }
 
+// question asks one member what time it has.
+type question struct {
+	*wire.Member
+	addr  string
+	clock func(ctx context.Context) (int64, error)
+}
+
 // read asks all members at the same time what time they have, and notes how far each is from the others. Data nodes
 // also say by which scheme clients reach them.
 func (c *clockReader) read(ctx context.Context, m wire.Members) {
-	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
-	defer cancel()
+	var questions []question
 	var read []reading
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	ask := func(member *wire.Member, addr string, clock func() (int64, error)) {
-		wg.Go(func() {
-			sent := time.Now()
-			at, err := clock()
-			skew, ok := clocks.Ask(sent, at, err)
-			if !ok {
-				return
-			}
-			c.watch.Observe(addr, skew)
-			mu.Lock()
-			defer mu.Unlock()
-			read = append(read, reading{member, skew})
-		})
-	}
 	for i := range m.Data {
 		n := &m.Data[i]
-		ask(n, n.TCPAddr, func() (int64, error) {
+		questions = append(questions, question{n, n.TCPAddr, func(ctx context.Context) (int64, error) {
 			_, who, err := c.data.identify(ctx, n.TCPAddr, 0)
 			n.HTTPScheme = who.GetHttpScheme()
 			return who.GetClock(), err
-		})
+		}})
 	}
 	for i := range m.Meta {
 		n := &m.Meta[i]
 		if n.TCPAddr == c.server.raftAddr {
-			mu.Lock()
 			read = append(read, reading{Member: n})
-			mu.Unlock()
 			continue
 		}
-		ask(n, n.HTTPAddr, func() (int64, error) {
+		questions = append(questions, question{n, n.HTTPAddr, func(ctx context.Context) (int64, error) {
 			who, err := c.meta.identityOf(ctx, n.HTTPAddr)
 			return who.Clock, err
-		})
+		}})
 	}
-	wg.Wait()
+	for _, a := range rpc.AskAll(ctx, questions, clockTimeout, c.ask) {
+		if a.Value != nil {
+			read = append(read, *a.Value)
+		}
+	}
 	note(read)
+}
+
+// ask returns the clock of a member. It is nil when the member does not tell it fast enough.
+func (c *clockReader) ask(ctx context.Context, q question) (*reading, error) {
+	sent := time.Now()
+	at, err := q.clock(ctx)
+	skew, ok := clocks.Ask(sent, at, err)
+	if !ok {
+		return nil, err
+	}
+	c.watch.Observe(q.addr, skew)
+	return &reading{q.Member, skew}, nil
 }
 
 // note notes at each member how far its clock is from the one in the middle.
