@@ -73,11 +73,12 @@
 //     then be asked while C is away.
 //     An answer in 4 and 7 that the delete ran, and the message in 6, name a mark of the sender's disk (package
 //     copystate): who remembers it tells a node whose disk was rolled back to a moment before the delete.
-//  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the database
-//     meanwhile, or what one node removed would come back from another. When 1 or a comes while a repair is writing, it
-//     waits until the repair has written. B did not hear of 1, and may run the delete before others (7), without
-//     holding repairs up afterwards. So until 6, no repair or copy reads points from a node that has heard of 1
-//     (local.Fetch, shardcopy.Files): that node may still have to run the delete.
+//  6. From 1 to 6 some nodes have the points and others do not: HoldDeletes refuses repairs and copies in the
+//     database meanwhile, or what one node removed would come back from another. When 1 or a comes while a repair is
+//     writing, it waits until the repair has written. B did not hear of 1, and may run the delete before others (7),
+//     without holding repairs up afterwards. A node that has heard of 1 may still have to run the delete when a
+//     repair reads points from it: so the repair waits for 6 (local.Fetch), and a copy of files fails until then
+//     (shardcopy.Files).
 //
 // Without hinted handoff nothing is kept. C announces the delete (1) and takes a version (2), however few nodes
 // answer. It runs 4 (a, c and d) on all nodes, ends the delete (6), and returns an error that names the nodes which

@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"context"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -126,6 +127,26 @@ func (m *Memory) DeleteUnderWay(shard uint64) bool {
 	m.counts.mu.RLock()
 	defer m.counts.mu.RUnlock()
 	return m.counts.underWay(sh.Database, time.Now())
+}
+
+// AwaitDeletes waits until the deletes of a shard's database that are under way now have ended, and reports whether they
+// have before ctx ends. It does not wait for later ones, so that it ends although there are always some.
+func (m *Memory) AwaitDeletes(ctx context.Context, shard uint64) bool {
+	sh, ok := m.shards.Shard(shard)
+	if !ok {
+		return true
+	}
+	ids := m.counts.idsUnderWay(sh.Database, time.Now())
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for m.counts.anyUnderWay(sh.Database, ids, time.Now()) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 // HoldDeletes keeps deletes of a shard's database from being announced or run here until release is called. When one

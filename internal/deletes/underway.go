@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -227,6 +228,28 @@ func (c *deleteCounts) underWay(db string, now time.Time) bool {
 		}
 	}
 	return false
+}
+
+// idsUnderWay are the IDs of the deletes of a database that have not ended.
+func (c *deleteCounts) idsUnderWay(db string, now time.Time) (ids []string) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for id, a := range c.began[db] {
+		if !a.expired(now) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// anyUnderWay reports whether one of some deletes of a database has not ended.
+func (c *deleteCounts) anyUnderWay(db string, ids []string, now time.Time) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.ContainsFunc(ids, func(id string) bool {
+		a, ok := c.began[db][id]
+		return ok && !a.expired(now)
+	})
 }
 
 func (c *deleteCounts) count(db string) uint64 { return c.base + c.m[db] }

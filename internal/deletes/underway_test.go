@@ -254,3 +254,30 @@ func TestDeletesSeenChangesWithEachDelete(t *testing.T) {
 		t.Error("a delete was not seen")
 	}
 }
+
+// A read that waits for deletes ends although there are always some: it waits for those that it met.
+func TestReadWaitsForTheDeletesThatItMet(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	w := c.node(t)
+	announce := func(id string) {
+		w.announce(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: id}, announcer{at: time.Now()})
+	}
+	announce("1")
+	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if w.AwaitDeletes(short, shardID) {
+		t.Error("it does not wait for a delete that is under way")
+	}
+	ended := make(chan bool, 1)
+	go func() { ended <- w.AwaitDeletes(t.Context(), shardID) }()
+	time.Sleep(20 * time.Millisecond) // in which it looks
+	announce("2")
+	w.end(db, "1")
+	if !<-ended {
+		t.Error("it did not wait until the delete had ended")
+	}
+	if w.AwaitDeletes(short, shardID) {
+		t.Error("the second delete has ended")
+	}
+}

@@ -85,7 +85,8 @@ type Comparer interface {
 // Points reads, compares and writes the points of a shard.
 type Points interface {
 	// Fetch calls fn with the points of regions in their order, within limits; a region without points gives no block. It
-	// fails with ErrOvertaken while a delete is under way that another owner may have run already.
+	// waits for deletes that are under way, as another owner may have run them already, and fails with ErrOvertaken when
+	// they do not end.
 	Fetch(ctx context.Context, shard cluster.Shard, regions []patch.Region, limits patch.Limits,
 		fn func(patch.Block) error) error
 	// Symbols are the coded symbols [from, to) of the points of all regions. It fails as Fetch does.

@@ -1,6 +1,10 @@
 package entropytest
 
-import "concord/internal/copystate"
+import (
+	"context"
+
+	"concord/internal/copystate"
+)
 
 // NoDeletes is the order of deletes on a node that never hears of one.
 type NoDeletes struct{}
@@ -8,8 +12,8 @@ type NoDeletes struct{}
 // DeletesSeen is always the same.
 func (NoDeletes) DeletesSeen(uint64) uint64 { return 0 }
 
-// DeleteUnderWay is never true.
-func (NoDeletes) DeleteUnderWay(uint64) bool { return false }
+// AwaitDeletes waits for none.
+func (NoDeletes) AwaitDeletes(context.Context, uint64) bool { return true }
 
 // HoldDeletes has none to hold back.
 func (NoDeletes) HoldDeletes(_, _ uint64) (release func(), ok bool) { return func() {}, true }

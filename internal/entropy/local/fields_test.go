@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -125,9 +126,9 @@ func TestHealedMeasurementIsDigestedAnew(t *testing.T) {
 // underway is deletes of which one does not end.
 type underway struct{}
 
-func (underway) DeletesSeen(uint64) uint64              { return 0 }
-func (underway) DeleteUnderWay(uint64) bool             { return true }
-func (underway) HoldDeletes(_, _ uint64) (func(), bool) { return nil, false }
+func (underway) DeletesSeen(uint64) uint64                 { return 0 }
+func (underway) AwaitDeletes(context.Context, uint64) bool { return false }
+func (underway) HoldDeletes(_, _ uint64) (func(), bool)    { return nil, false }
 
 // Another owner may have run the delete already, and must not get the points again.
 func TestNoPointsAreReadWhileADeleteIsUnderWay(t *testing.T) {

@@ -61,8 +61,9 @@ type Order interface {
 type Deletes interface {
 	// DeletesSeen changes with every delete in the shard's database that the node hears of.
 	DeletesSeen(shard uint64) uint64
-	// DeleteUnderWay reports whether a delete in the shard's database may have run on some nodes and not on others.
-	DeleteUnderWay(shard uint64) bool
+	// AwaitDeletes waits until those deletes in the shard's database have ended that may have run on some nodes and not on
+	// others. It reports whether they have before ctx ends.
+	AwaitDeletes(ctx context.Context, shard uint64) bool
 	// HoldDeletes holds deletes back until release, unless one came since DeletesSeen gave seen.
 	HoldDeletes(shard, seen uint64) (release func(), ok bool)
 }
@@ -229,11 +230,16 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 	return fn(v)
 }
 
-// noDelete returns ErrOvertaken while a delete is under way in a shard's database. Another owner may have run it
-// already, and may never have heard that it is under way: it would take points from here that it must not have any
-// more. A delete of which this node hears later runs on the other owner later, too.
-func (l *Local) noDelete(shard uint64) error {
-	if l.Deletes.DeleteUnderWay(shard) {
+// deletesTime is how long a read waits for deletes that are under way.
+const deletesTime = 10 * time.Second
+
+// awaitDeletes waits for the deletes that are under way in a shard's database. Another owner may have run them already,
+// and may never have heard that they are under way: it would take points from here that it must not have any more. A
+// delete of which this node hears later runs on the other owner later, too. When they do not end, it is ErrOvertaken.
+func (l *Local) awaitDeletes(ctx context.Context, shard uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, deletesTime)
+	defer cancel()
+	if !l.Deletes.AwaitDeletes(ctx, shard) {
 		return entropy.ErrOvertaken
 	}
 	return nil
@@ -248,7 +254,7 @@ func (l *Local) Fetch(
 	if sh == nil {
 		return nil
 	}
-	if err := l.noDelete(shard.ID); err != nil {
+	if err := l.awaitDeletes(ctx, shard.ID); err != nil {
 		return err
 	}
 	return l.met(shard.ID, patch.Read(ctx, sh, regions, limits, fn))
@@ -263,7 +269,7 @@ func (l *Local) Symbols(
 	if sh == nil {
 		return make([]riblt.Symbol, to-from), nil
 	}
-	if err := l.noDelete(shard.ID); err != nil {
+	if err := l.awaitDeletes(ctx, shard.ID); err != nil {
 		return nil, err
 	}
 	symbols, err := patch.Symbols(ctx, sh, regions, key, from, to)

@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -117,7 +118,7 @@ func TestTypeConflictIsResolved(t *testing.T) {
 // neverEnding is a delete that is under way.
 type neverEnding struct{ entropytest.NoDeletes }
 
-func (neverEnding) DeleteUnderWay(uint64) bool { return true }
+func (neverEnding) AwaitDeletes(context.Context, uint64) bool { return false }
 
 // A dry run reads what a delete is about to remove, perhaps on one owner only.
 func TestDryRunSaysThatADeleteIsUnderWay(t *testing.T) {
@@ -141,8 +142,8 @@ func TestDryRunSaysThatADeleteIsUnderWay(t *testing.T) {
 // busyDeletes lets nobody hold deletes back, so many times.
 type busyDeletes struct{ times int }
 
-func (d *busyDeletes) DeletesSeen(uint64) uint64  { return 1 }
-func (d *busyDeletes) DeleteUnderWay(uint64) bool { return false }
+func (d *busyDeletes) DeletesSeen(uint64) uint64                 { return 1 }
+func (d *busyDeletes) AwaitDeletes(context.Context, uint64) bool { return true }
 func (d *busyDeletes) HoldDeletes(uint64, uint64) (func(), bool) {
 	d.times--
 	return func() {}, d.times < 0
