@@ -231,7 +231,7 @@ func (l *Local) view(ctx context.Context, shard cluster.Shard, fn func(*digest.V
 }
 
 // deletesTime is how long a read waits for deletes that are under way.
-const deletesTime = 10 * time.Second
+const deletesTime = time.Second
 
 // awaitDeletes waits for the deletes that are under way in a shard's database. Another owner may have run them already,
 // and may never have heard that they are under way: it would take points from here that it must not have any more. A
