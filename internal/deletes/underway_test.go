@@ -269,15 +269,17 @@ func TestReadWaitsForTheDeletesThatItMet(t *testing.T) {
 	if w.AwaitDeletes(short, shardID) {
 		t.Error("it does not wait for a delete that is under way")
 	}
-	ended := make(chan bool, 1)
-	go func() { ended <- w.AwaitDeletes(t.Context(), shardID) }()
-	time.Sleep(20 * time.Millisecond) // in which it looks
+	met := w.counts.idsUnderWay(db, time.Now())
 	announce("2")
 	w.end(db, "1")
-	if !<-ended {
-		t.Error("it did not wait until the delete had ended")
+	if w.counts.anyUnderWay(db, met, time.Now()) {
+		t.Error("it waits for a delete that it has not met")
 	}
 	if w.AwaitDeletes(short, shardID) {
 		t.Error("the second delete has ended")
+	}
+	w.end(db, "2")
+	if !w.AwaitDeletes(t.Context(), shardID) {
+		t.Error("it waits for deletes that have ended")
 	}
 }
