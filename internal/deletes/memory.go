@@ -129,8 +129,8 @@ func (m *Memory) DeleteUnderWay(shard uint64) bool {
 	return m.counts.underWay(sh.Database, time.Now())
 }
 
-// AwaitDeletes waits until the deletes of a shard's database that are under way now have ended, and reports whether they
-// have before ctx ends. It does not wait for later ones, so that it ends although there are always some.
+// AwaitDeletes waits until the deletes of a shard's database that are under way now have ended. It reports whether
+// they have before ctx ends. It does not wait for later ones, so that it ends although there are always some.
 func (m *Memory) AwaitDeletes(ctx context.Context, shard uint64) bool {
 	sh, ok := m.shards.Shard(shard)
 	if !ok {

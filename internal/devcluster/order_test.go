@@ -529,8 +529,8 @@ func TestDeletedPointsStayDeletedWhenALateHintArrives(t *testing.T) {
 		t.Run(fmt.Sprintf("repairs %t", repairs), func(t *testing.T) {
 			t.Parallel()
 			ctx, o := mustStartOrderWith(t, 5, 100, func(cfg *datanode.Config) {
+				repairsSoon(cfg)
 				cfg.AntiEntropy.Enabled = repairs
-				cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
 			})
 			o.repairs = repairs
 			for _, kind := range []opKind{deleteRange, drop} {

@@ -16,7 +16,6 @@ import (
 var (
 	scheduleSteps  = flag.Int("schedule-steps", 6, "steps of the longest schedules of TestSchedules")
 	schedules      = flag.Int("schedules", 40, "schedules that TestSchedules runs; all of them where there are no more")
-	withoutHandoff = flag.Bool("without-handoff", false, "run TestSchedulesWithoutHintedHandoff")
 	scheduleSeed   = flag.Uint64("schedule-seed", 0, "which schedules TestSchedules picks; 0 takes a new seed")
 	scheduleNumber = flag.Int64("schedule-number", -1,
 		"the one schedule of -schedule-steps that the test runs; needs -run")
@@ -44,14 +43,17 @@ func TestSchedulesWithHungNodes(t *testing.T) {
 	runSchedules(ctx, t, o, generator{start: situation{nodes: 3, hangs: true}}, *schedules/4)
 }
 
+// repairsSoon makes anti-entropy look for what differs all the time.
+func repairsSoon(cfg *datanode.Config) {
+	cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
+	cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
+}
+
 // TestSchedulesWithWipedNodes: a node loses its disk, once, while all owners are equal, and anti-entropy brings its
 // copy back while the schedule goes on.
 func TestSchedulesWithWipedNodes(t *testing.T) {
 	t.Parallel()
-	ctx, o := mustStartOrderWith(t, 3, 3, func(cfg *datanode.Config) {
-		cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
-		cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
-	})
+	ctx, o := mustStartOrderWith(t, 3, 3, repairsSoon)
 	o.repairs = true
 	runSchedules(ctx, t, o, generator{start: situation{nodes: 3, wipes: true}}, *schedules/4)
 }
@@ -60,29 +62,24 @@ func TestSchedulesWithWipedNodes(t *testing.T) {
 func TestSchedulesWithANodeWithoutCopy(t *testing.T) {
 	t.Parallel()
 	ctx, o := mustStartOrderWith(t, 4, 3, func(cfg *datanode.Config) {
-		cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
-		cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
+		repairsSoon(cfg)
 		cfg.Cluster.WriteTimeout = itoml.Duration(time.Second)
 	})
 	o.repairs = true
 	runSchedules(ctx, t, o, generator{start: situation{nodes: 4, wipes: true, hangs: true}}, *schedules/4)
 }
 
-// TestSchedulesWithoutHintedHandoff: what an owner misses comes from the others, by repairs. It needs
-// -without-handoff: -schedule-seed 258533 has a schedule that ends with an older value.
+// TestSchedulesWithoutHintedHandoff: what an owner misses comes from the others, by repairs. There are no deletes: one
+// that does not reach every node fails, and a repair may bring back what it removed.
 func TestSchedulesWithoutHintedHandoff(t *testing.T) {
-	if !*withoutHandoff {
-		t.Skip("without -without-handoff: one of its schedules is known to fail")
-	}
 	t.Parallel()
 	ctx, o := mustStartOrderWith(t, 3, 3, func(cfg *datanode.Config) {
+		repairsSoon(cfg)
 		cfg.HintedHandoff.Enabled = false
-		cfg.AntiEntropy.CheckInterval = itoml.Duration(200 * time.Millisecond)
-		cfg.AntiEntropy.Settle = itoml.Duration(time.Second)
 		cfg.AntiEntropy.AutoRepairDiff = true
 	})
 	o.repairs = true
-	runSchedules(ctx, t, o, generator{start: situation{nodes: 3}}, *schedules/4)
+	runSchedules(ctx, t, o, generator{start: situation{nodes: 3, writesOnly: true}}, *schedules/4)
 }
 
 // runSchedules runs so many of the schedules that a generator makes.
@@ -140,6 +137,7 @@ type situation struct {
 	link               [2]int // that is cut one way
 	faults, ops        int8   // so far, as far as it matters
 	hangs, wipes       bool   // nodes may hang; one may be wiped, and was not yet
+	writesOnly         bool   // there are no deletes
 }
 
 // away is the node that is away, counted from 1; 0 for none.
@@ -165,8 +163,10 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 		for _, level := range []string{"any", "one", "quorum", "all"} {
 			one(op{kind: write, node: n, level: level})
 		}
-		one(op{kind: deleteRange, node: n})
-		one(op{kind: drop, node: n})
+		if !s.writesOnly {
+			one(op{kind: deleteRange, node: n})
+			one(op{kind: drop, node: n})
+		}
 		for m := range s.nodes {
 			if m == n || !up(m) {
 				continue
@@ -174,7 +174,9 @@ func (s situation) next() (steps []scheduleStep, then []situation) {
 			if n < m {
 				two(op{kind: write, node: n, level: "one"}, op{kind: write, node: m, level: "one"})
 			}
-			two(op{kind: write, node: n, level: "one"}, op{kind: deleteRange, node: m})
+			if !s.writesOnly {
+				two(op{kind: write, node: n, level: "one"}, op{kind: deleteRange, node: m})
+			}
 		}
 	}
 	fault := s

@@ -9,6 +9,23 @@ import (
 	"concord/internal/entropy/patch"
 )
 
+// written are owners with a value each for one time, and what their journals have: the version of it, 0 for none, and
+// the one up to which they may have forgotten some.
+func written(values []int64, versions, forgot []uint64) ([]tsm1.Values, *patch.Versions) {
+	n := len(values)
+	owners, v := make([]tsm1.Values, n), &patch.Versions{
+		Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
+		Forgot: forgot,
+	}
+	for i, value := range values {
+		owners[i] = tsm1.Values{tsm1.NewValue(5, value)}
+		if versions[i] != 0 {
+			v.Written[i] = map[int64]uint64{5: versions[i]}
+		}
+	}
+	return owners, v
+}
+
 // After a crash of all nodes no version is certain. The last acknowledged write of a point is on two of three owners,
 // or on one, when the disk of another one was lost since.
 func TestJournalsDecideTies(t *testing.T) {
@@ -41,17 +58,9 @@ func TestJournalsDecideTies(t *testing.T) {
 		{"the vote of two", []int64{old, 3, last, 3, last}, nil, []uint64{9, 0, 7, 0, 7}, []uint64{5, 5, 5, 5, 5}, last,
 			patch.WhyLikely},
 	} {
-		n := len(tt.values)
-		owners, v := make([]tsm1.Values, n), &patch.Versions{
-			Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
-			Forgot: tt.forgot,
-		}
-		for i, value := range tt.values {
-			owners[i] = tsm1.Values{tsm1.NewValue(5, value)}
+		owners, v := written(tt.values, tt.written, tt.forgot)
+		for i := range owners {
 			v.Since[i] = patch.Uncertain
-			if tt.written[i] != 0 {
-				v.Written[i] = map[int64]uint64{5: tt.written[i]}
-			}
 		}
 		m, err := patch.Join([]byte("m"), "f", owners, patch.Rules{WithoutVote: tt.withoutVote}).Merge(v)
 		if err != nil {
@@ -95,21 +104,12 @@ func TestNewestValueOfANodeThatWentDownStays(t *testing.T) {
 		{"others are away", []int64{last, old, old, old}, []bool{true, false, false, false}, []uint64{7, 0, 0, 0},
 			[]uint64{5, 5, 5, 5}, 1, 0},
 	} {
-		n := len(tt.values)
-		owners, v := make([]tsm1.Values, n), &patch.Versions{
-			Known: make([]map[int64]uint64, n), Since: make([]uint64, n), Written: make([]map[int64]uint64, n),
-			Forgot: tt.forgot,
-		}
-		for i, value := range tt.values {
-			owners[i] = tsm1.Values{tsm1.NewValue(5, value)}
+		owners, v := written(tt.values, tt.written, tt.forgot)
+		for i := range owners {
 			if v.Since[i] = 5; tt.down[i] {
 				v.Since[i] = 100 // its journal may have what the engine does not
-			}
-			if tt.written[i] != 0 {
-				v.Written[i] = map[int64]uint64{5: tt.written[i]}
-				if !tt.down[i] {
-					v.Known[i] = v.Written[i]
-				}
+			} else {
+				v.Known[i] = v.Written[i]
 			}
 		}
 		withoutVote := tt.down
