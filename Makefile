@@ -143,7 +143,7 @@ fuzz: ## fuzz all that parses bytes from outside, FUZZTIME each; inputs are made
 	done
 
 CHECKS ?= 1000000
-nightly: ## equal data in CHECKS random layouts has equal digests, a million series are digested in bounded memory, a thousand diverged shards are repaired, ten minutes of writes raise no alarm, thousands of schedules of writes, deletes and faults end as the last one says
+nightly: ## equal data in CHECKS random layouts has equal digests, a million series are digested in bounded memory, a thousand diverged shards are repaired, ten minutes of writes raise no alarm, thousands of schedules of writes, deletes and faults end as the last write or delete says
 	$(GO) test -count=1 -timeout 10h -run 'TestEqualDataHasEqualDigests' -v ./internal/entropy/digest -layouts=$(CHECKS)
 	$(GO) test -count=1 -timeout 1h -run 'TestMemoryDoesNotGrowWithSeries' -v ./internal/entropy/digest -series=1000000
 	$(GO) test -count=1 -timeout 10h -run 'TestUnequalShardsAreHealed|TestCacheIsWhatTheShardHolds' ./internal/entropy/digest -rapid.checks=10000

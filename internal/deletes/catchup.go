@@ -53,8 +53,9 @@ func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (
 	if d.deps.Ran == nil {
 		return false, nil
 	}
-	if !d.deps.Ran.Learned() { // before Began is asked for
-		return false, errNotLearned
+	began, err := d.logBegan()
+	if err != nil {
+		return false, err
 	}
 	others, err := d.others()
 	if err != nil {
@@ -63,7 +64,7 @@ func (d *Service) RunMissed(ctx context.Context, away func(cluster.Node) bool) (
 	nodes := slices.DeleteFunc(slices.Clone(others), away)
 	var silent atomic.Int64
 	silent.Store(int64(len(others) - len(nodes)))
-	forgot, began, mine := d.deps.Journal.Forgot(), d.deps.Ran.Began(), d.mine()
+	forgot, mine := d.deps.Journal.Forgot(), d.mine()
 	var left atomic.Bool // some that this node may lack
 	missed := func(r *rpc.Delete) bool {
 		v := order.Version(r.Version)
@@ -109,7 +110,16 @@ func (d *Service) fromAll(
 
 // errNotLearned is why a node does not run yet what it may have missed: its log is new, and it cannot tell which
 // deletes are from before. These would take newer points, whose versions nobody knows any more.
-var errNotLearned = errors.New("its disk is new, and not all nodes have told it yet which deletes they remember")
+var errNotLearned = errors.New("the disk of this node is new, and not all nodes have told it yet which deletes they " +
+	"remember: it asks them again by itself")
+
+// logBegan is Began of the log, or errNotLearned while that is not certain.
+func (d *Service) logBegan() (order.Version, error) {
+	if !d.deps.Ran.Learned() { // before Began is asked for: learning raises it
+		return 0, errNotLearned
+	}
+	return d.deps.Ran.Began(), nil
+}
 
 // catchUpFrom runs what one node remembers with a version above since, and is wanted.
 func (d *Service) catchUpFrom(

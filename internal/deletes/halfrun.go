@@ -149,10 +149,11 @@ func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
 	if err != nil {
 		return err
 	}
-	if !d.deps.Ran.Learned() { // before Began is asked for
-		return errNotLearned
+	began, err := d.logBegan()
+	if err != nil {
+		return err
 	}
-	since := max(d.deps.Journal.Forgot(), d.deps.Ran.Began())
+	since := max(d.deps.Journal.Forgot(), began)
 	return d.fromAll(ctx, nodes, askTimeout, func(ctx context.Context, n cluster.Node) error {
 		p, err := d.peer(n)
 		if err != nil {

@@ -99,7 +99,7 @@ func TestNewNodeRunsNoDeletesFromBeforeIt(t *testing.T) {
 	if err := fresh.WritePoints(db, policy, one, nil, mustPoints(t, "cpu v=1 1")); err != nil {
 		t.Fatal(err)
 	}
-	mayRun := func(when string) {
+	runsNone := func(when string) {
 		t.Helper()
 		_ = fresh.deletes.finish(t.Context(), nil)
 		_, _ = fresh.deletes.RunMissed(t.Context(), func(cluster.Node) bool { return false })
@@ -107,19 +107,20 @@ func TestNewNodeRunsNoDeletesFromBeforeIt(t *testing.T) {
 			t.Errorf("%s: %d points are left, and the old delete ran: %t", when, got, fresh.deletes.ran("1"))
 		}
 	}
-	all := c.meta.DataNodes()
+	members := c.meta.DataNodes()
 	c.meta.Change(func([]cluster.Node) []cluster.Node { return nil }) // it has joined, and its metadata is on its way
 	if err := fresh.deletes.learn(t.Context(), make(map[uint64]bool)); err == nil || learned.Learned() {
 		t.Error("a node without metadata has learned all:", err)
 	}
-	mayRun("without metadata")
-	c.meta.Change(func([]cluster.Node) []cluster.Node { return all })
-	mayRun("before it has heard what others remember")
+	runsNone("without metadata")
+	c.meta.Change(func([]cluster.Node) []cluster.Node { return members })
+	runsNone("before it has heard what others remember")
 	if err := fresh.deletes.learn(t.Context(), make(map[uint64]bool)); err != nil || !learned.Learned() {
 		t.Fatal("it has not learned all:", err)
 	}
-	mayRun("after that")
-	if all, err := fresh.deletes.RunMissed(t.Context(), func(cluster.Node) bool { return false }); !all || err != nil {
+	runsNone("after that")
+	complete, err := fresh.deletes.RunMissed(t.Context(), func(cluster.Node) bool { return false })
+	if !complete || err != nil {
 		t.Errorf("it lacks deletes: %v", err)
 	}
 }

@@ -124,9 +124,7 @@ func (m *Memory) DeleteUnderWay(shard uint64) bool {
 	if !ok {
 		return false
 	}
-	m.counts.mu.RLock()
-	defer m.counts.mu.RUnlock()
-	return m.counts.underWay(sh.Database, time.Now())
+	return len(m.counts.idsUnderWay(sh.Database, time.Now())) > 0
 }
 
 // AwaitDeletes waits until the deletes of a shard's database that are under way now have ended. It reports whether
@@ -136,17 +134,7 @@ func (m *Memory) AwaitDeletes(ctx context.Context, shard uint64) bool {
 	if !ok {
 		return true
 	}
-	ids := m.counts.idsUnderWay(sh.Database, time.Now())
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for m.counts.anyUnderWay(sh.Database, ids, time.Now()) {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return false
-		}
-	}
-	return true
+	return m.counts.await(ctx, sh.Database, m.counts.idsUnderWay(sh.Database, time.Now()))
 }
 
 // HoldDeletes keeps deletes of a shard's database from being announced or run here until release is called. When one

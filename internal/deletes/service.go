@@ -29,7 +29,8 @@ const deleteTimeout = 2 * time.Minute
 
 var errNotJoined = errors.New("this data node is in no cluster yet: run influxd-ctl add-data")
 
-var errNoMetadata = errors.New("this data node has not got the metadata of its cluster yet: try again")
+var errNoMetadata = errors.New("this data node is not in the metadata that it has: try again, or run influxd-ctl " +
+	"add-data if it was removed")
 
 // Metadata is what deletes need to know of the cluster.
 type Metadata interface {
@@ -190,7 +191,7 @@ func (d *Service) DeleteMeasurement(db, name string) error {
 	return d.everywhere(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: name})
 }
 
-// others are the other data nodes. The error says that this node is in no cluster, or has no metadata of it yet.
+// others are the other data nodes. The error says that this node is in no cluster, or not in the metadata that it has.
 // Without metadata it would seem to be alone, and to have asked or told all others.
 func (d *Service) others() ([]cluster.Node, error) {
 	self := d.deps.Meta.NodeID()

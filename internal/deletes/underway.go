@@ -1,6 +1,7 @@
 package deletes
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"sync"
@@ -250,6 +251,20 @@ func (c *deleteCounts) anyUnderWay(db string, ids []string, now time.Time) bool 
 		a, ok := c.began[db][id]
 		return ok && !a.expired(now)
 	})
+}
+
+// await waits until some deletes of a database have ended, and reports whether they have before ctx ends.
+func (c *deleteCounts) await(ctx context.Context, db string, ids []string) bool {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for c.anyUnderWay(db, ids, time.Now()) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
 }
 
 func (c *deleteCounts) count(db string) uint64 { return c.base + c.m[db] }

@@ -116,7 +116,7 @@ func TestRepairTakesNoPointsThatADeleteIsAboutToRemove(t *testing.T) {
 		_, said = mustGet(ctx, t, c, second, "/shard-repair/repairs")
 		return said
 	}
-	mustWait(ctx, t, c, "a repair finds that the point is only on one owner", func() bool {
+	mustWait(ctx, t, c, "a repair is refused while the delete is under way", func() bool {
 		return overtaken.MatchString(repair()) || left(second) > 0
 	})
 	if left(second) > 0 {

@@ -58,7 +58,8 @@ func TestSchedulesWithWipedNodes(t *testing.T) {
 	runSchedules(ctx, t, o, generator{start: situation{nodes: 3, wipes: true}}, *schedules/4)
 }
 
-// TestSchedulesWithANodeWithoutCopy: one of four nodes has no copy. Nodes hang, and one is wiped, too.
+// TestSchedulesWithANodeWithoutCopy: one of four nodes has no copy. Nodes hang, and one is wiped, too. Repairs bring
+// copies that are missing or lack something, and nothing else: hinted handoff brings the rest.
 func TestSchedulesWithANodeWithoutCopy(t *testing.T) {
 	t.Parallel()
 	ctx, o := mustStartOrderWith(t, 4, 3, func(cfg *datanode.Config) {

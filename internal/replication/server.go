@@ -85,9 +85,10 @@ func (s *Server) write(
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	// Its floor is forgotten, and so may be what is newer than the writes that it kept.
+	// A node that was removed may have kept writes. Its floor is forgotten, and so may be what is newer than these.
 	if _, member := s.writer.Meta.DataNode(r.SenderNode); r.SenderNode != 0 && !r.Relayed && !member {
-		return nil, status.Error(codes.FailedPrecondition, "the sender of the write is not a data node of the cluster")
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"node %d, which sends the write, is not a data node of the cluster: stop it, or add it again", r.SenderNode)
 	}
 	if s.writer.Handoff != nil && r.SenderNode != 0 && !r.Relayed {
 		s.writer.Handoff.Heard(r.SenderNode)

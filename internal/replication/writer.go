@@ -31,7 +31,8 @@ type Metadata interface {
 	DataNode(id uint64) (cluster.Node, bool)
 	DataNodes() []cluster.Node
 	Shard(id uint64) (cluster.Shard, bool)
-	// OwnersOf lists the owners of a shard, none for one that is not known.
+	// OwnersOf lists the owners of a shard, none for one that is not known. Shard looks through all shards, and this
+	// does not.
 	OwnersOf(shard uint64) []uint64
 	// Deleted reports whether a shard that was in the metadata at index was deleted since.
 	Deleted(shard, index uint64) bool

@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/durable"
-	"concord/internal/entropy"
 	"concord/internal/rpc"
 	"concord/internal/snapshot"
 )
@@ -48,8 +47,8 @@ func (s *Server) Files(r *rpc.FilesRequest, stream grpc.ServerStreamingServer[rp
 	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
 	}
-	if s.deleteUnderWay(r.ShardId) {
-		return status.Error(codes.Aborted, entropy.ErrOvertaken.Error())
+	if err := s.noDelete(r.ShardId); err != nil {
+		return err
 	}
 	dir, err := snapshot.Take(s.Store.Store, r.ShardId)
 	if err != nil {

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/drops"
-	"concord/internal/entropy"
 	"concord/internal/entropy/pace"
 	"concord/internal/rpc"
 	"concord/internal/writecache"
@@ -68,10 +67,13 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// deleteUnderWay reports whether a delete may have run on another node already, and runs here later. What is copied
-// from here then would bring the points back there.
-func (s *Server) deleteUnderWay(shard uint64) bool {
-	return s.DeleteUnderWay != nil && s.DeleteUnderWay(shard)
+// noDelete is an error while a delete may have run on another node already, and runs here later. What is copied from
+// here then would bring the points back there.
+func (s *Server) noDelete(shard uint64) error {
+	if s.DeleteUnderWay == nil || !s.DeleteUnderWay(shard) {
+		return nil
+	}
+	return status.Error(codes.Aborted, "a delete is under way in the database of the shard: try again when it has ended")
 }
 
 // Export streams a copy.
@@ -85,8 +87,10 @@ func (s *Server) Export(r *rpc.ExportRequest, stream grpc.ServerStreamingServer[
 	if err := s.checkWhole(stream.Context(), r.ShardId, r.Incomplete); err != nil {
 		return err
 	}
-	if r.ToOwn && s.deleteUnderWay(r.ShardId) {
-		return status.Error(codes.Aborted, entropy.ErrOvertaken.Error())
+	if r.ToOwn {
+		if err := s.noDelete(r.ShardId); err != nil {
+			return err
+		}
 	}
 	w := &writer{send: func(b []byte) error { return stream.Send(&rpc.ExportChunk{Data: b}) }}
 	if err := Export(s.Store.Store, r.ShardId, Range{r.Start, r.End}, w); err != nil {
@@ -152,8 +156,8 @@ func (s *Server) Copy(ctx context.Context, r *rpc.CopyRequest) (*rpc.CopyRespons
 	return &rpc.CopyResponse{Bytes: uint64(n)}, nil
 }
 
-// overtaken is how often a copy is made anew because a delete came meanwhile:
-// what was deleted at the source may be in it.
+// overtaken is how often a copy is tried. One during which a delete came may have what was deleted, and none is made
+// while a delete is under way at the source.
 const overtaken = 10
 
 // overtakenPause is by how much longer a copy waits each time that a delete is under way at its source.
@@ -180,7 +184,8 @@ func (s *Server) fetch(ctx context.Context, c *copying, r *rpc.CopyRequest) (n i
 		}
 		c.current.Store(0)
 	}
-	return n, errors.Join(errors.New("deletes come all the time: try again later"), s.Store.DeleteShard(r.ShardId))
+	err = errors.New("a delete takes long, or deletes come all the time: try again later")
+	return n, errors.Join(err, s.Store.DeleteShard(r.ShardId))
 }
 
 // fetchOnce replaces what this node has of the shard, of which it is no owner.

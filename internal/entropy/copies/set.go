@@ -241,15 +241,17 @@ func (s Set) Replaces() bool {
 	return s.Complete() && older == 1
 }
 
-// made reports whether what a copy holds does not tell what its own node was sent: it is damaged, or was made of the
-// files of another owner.
-func (c Copy) made() bool { return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles }
+// foreign reports whether a copy is something else than what its node was sent: it is damaged, or was made of the files
+// of another owner.
+func (c Copy) foreign() bool {
+	return c.State.Corrupt != "" || c.State.Beginning == copystate.FromFiles
+}
 
 // MayHaveNewest reports, for each copy in the order of Copies, whether the last acknowledged value of a point may be on
-// this one alone, although it lacks other writes: the node went down before it had sent the write to other owners. It
-// is nil for none.
+// this one alone, although it lacks other writes: the node may have gone down before it had sent the write to other
+// owners. Why a copy missed writes is not known here, so every one that missed some counts. It is nil for none.
 func (s Set) MayHaveNewest() []bool {
-	out := column(s, func(c Copy) bool { return !c.made() && c.State.Lack.Kind == copystate.Missed })
+	out := column(s, func(c Copy) bool { return !c.foreign() && c.State.Lack.Kind == copystate.Missed })
 	if !slices.Contains(out, true) {
 		return nil
 	}
@@ -262,11 +264,11 @@ func (s Set) MayHaveNewest() []bool {
 // nor made of files have one, if they are two or more. Otherwise every copy has one that is neither Outdated nor Stale.
 func (s Set) WithoutVote() []bool {
 	older := func(c Copy) bool { return c.State.Lack.Kind.Worse(copystate.Lost) }
-	without := column(s, func(c Copy) bool { return c.made() || c.State.Lack.Kind != "" })
+	without := column(s, func(c Copy) bool { return c.foreign() || c.State.Lack.Kind != "" })
 	if slices.Contains(without, false) {
 		return without
 	}
-	without = column(s, func(c Copy) bool { return c.made() || older(c) })
+	without = column(s, func(c Copy) bool { return c.foreign() || older(c) })
 	if voters := slices.DeleteFunc(slices.Clone(without), func(d bool) bool { return d }); len(voters) > 1 {
 		return without
 	}

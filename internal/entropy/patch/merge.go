@@ -72,9 +72,9 @@ type Rules struct {
 	// WithoutVote are the owners, by owner, that may have lost newer values: theirs count where no other owner has one.
 	// nil is none.
 	WithoutVote []bool
-	// MayHaveNewest are the owners, by owner, of which the last acknowledged value may be on one alone, although they lack
-	// others: their nodes went down while writes were on their way. The journals decide between that value and one of
-	// which nobody knows the version any more. nil is none.
+	// MayHaveNewest are the owners, by owner, that lack other writes, and any one of which may have the last acknowledged
+	// value alone. The journals decide between that value and one of which nobody knows the version any more. nil is
+	// none.
 	MayHaveNewest []bool
 	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
 	// may not be decided may be a write that is under way.
@@ -180,7 +180,7 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 		if !differ(vs) {
 			continue
 		}
-		hot := rules.MayDecide != nil && differ(voting(vs, rules.WithoutVote))
+		hot := rules.MayDecide != nil && differ(rules.voting(vs))
 		if hot && !rules.MayDecide(fingerprint(series, field, vs)) {
 			j.open[vs[0].UnixNano()] = true
 		} else {
@@ -205,7 +205,7 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 		newest, version := versions.newest(vs)
 		best, why := newest, WhyNewer
 		if newest == nil || j.rules.Absent > 0 {
-			best, conflict, won, why = vote(voting(vs, j.rules.WithoutVote), j.rules.Absent, versions)
+			best, conflict, won, why = vote(j.rules.voting(vs), j.rules.Absent, versions)
 			won = won && (newest == nil || Same(newest, best))
 			if newest == nil && differ(vs) && versions.forgotten(vs, best) {
 				if last := versions.likely(j.rules.mayHaveNewest(vs)); last != nil && !Same(last, best) {
@@ -336,11 +336,14 @@ func (l *lacking) blocks(series []byte, field string) (out []Block, err error) {
 	return out, nil
 }
 
+// votes reports whether an owner has a vote.
+func (r Rules) votes(owner int) bool { return r.WithoutVote == nil || !r.WithoutVote[owner] }
+
 // voting are the values of owners that have a vote, or all when there are no others.
-func voting(vs []owned, withoutVote []bool) []owned {
+func (r Rules) voting(vs []owned) []owned {
 	var out []owned
 	for _, v := range vs {
-		if withoutVote == nil || !withoutVote[v.owner] {
+		if r.votes(v.owner) {
 			out = append(out, v)
 		}
 	}
@@ -355,7 +358,7 @@ func (r Rules) mayHaveNewest(vs []owned) (out []owned) {
 	some := false
 	for _, v := range vs {
 		newest := r.MayHaveNewest != nil && r.MayHaveNewest[v.owner]
-		if some = some || newest; newest || r.WithoutVote == nil || !r.WithoutVote[v.owner] {
+		if some = some || newest; newest || r.votes(v.owner) {
 			out = append(out, v)
 		}
 	}

@@ -117,11 +117,7 @@ func (d *dryRun) countPoints(ctx context.Context) error {
 		}
 		return d.Limit.Wait(ctx, bytes)
 	})
-	rules := patch.Rules{
-		Absent:      len(d.set.Shard.Owners) - len(d.set.Copies),
-		WithoutVote: d.set.WithoutVote(), MayHaveNewest: d.set.MayHaveNewest(),
-	}
-	merge := merger{finder: find, rules: rules, age: pushAge, merged: d.addMerged}
+	merge := merger{finder: find, rules: rulesOf(d.set), age: pushAge, merged: d.addMerged}
 	err := find.each(ctx, d.diffs, func(p piece) error {
 		if p.owners == nil {
 			d.addWhole(p)

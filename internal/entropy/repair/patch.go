@@ -72,14 +72,18 @@ func (r *Repair) finder() *finder {
 	})
 }
 
+// rulesOf are the rules of copies that nobody writes to.
+func rulesOf(set copies.Set) patch.Rules {
+	return patch.Rules{
+		Absent: len(set.Away), WithoutVote: set.WithoutVote(), MayHaveNewest: set.MayHaveNewest(),
+	}
+}
+
 // rules are those of a round. In a shard that is written to, two owners may differ by a write that is under way, and
 // the copies are not read at the same instant. There, a conflict of values is decided when it was the same in the last
 // round.
 func (r *Repair) rules(this, last *round) patch.Rules {
-	rules := patch.Rules{
-		Absent:      len(r.set.Away),
-		WithoutVote: r.set.WithoutVote(), MayHaveNewest: r.set.MayHaveNewest(),
-	}
+	rules := rulesOf(r.set)
 	if r.set.Quiet(r.settled()) {
 		this.valueConflicts = last.valueConflicts
 		return rules

@@ -102,15 +102,16 @@ func (c *stateCopy) Deleted(shard, index uint64) bool {
 	if index == 0 || st.Index < index {
 		return false
 	}
-	_, ok := c.liveShards(st)[shard]
+	_, ok := c.liveOwners(st)[shard]
 	return !ok
 }
 
 // OwnersOf lists the owners of a shard: shared, read-only. There are none for a shard that is not known.
-func (c *stateCopy) OwnersOf(shard uint64) []uint64 { return c.liveShards(c.State())[shard] }
+func (c *stateCopy) OwnersOf(shard uint64) []uint64 { return c.liveOwners(c.State())[shard] }
 
-// liveShards are the owners of the shards of a state, by shard.
-func (c *stateCopy) liveShards(st *cluster.State) map[uint64][]uint64 {
+// liveOwners are the owners of the shards of a state that are not deleted, by shard. They are worked out once for each
+// state.
+func (c *stateCopy) liveOwners(st *cluster.State) map[uint64][]uint64 {
 	live := c.live.Load()
 	if live == nil || live.of != st {
 		all := st.Shards()
