@@ -24,7 +24,7 @@ type halfRun struct {
 	mu      sync.Mutex
 	changes uint64
 	since   time.Time         // zero when none may be half run
-	started map[uint64]uint64 // nodes that started since, and from which version of their clocks their processes are
+	started map[uint64]uint64 // nodes that started since, and when their processes did, in nanoseconds
 }
 
 // possible notes that deletes may be half run from now on.

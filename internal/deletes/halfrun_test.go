@@ -293,3 +293,25 @@ func TestNothingIsForgottenWhileANodeDoesNotSayWhatItRan(t *testing.T) {
 		t.Error("all nodes have answered, although one is away")
 	}
 }
+
+// The clock of a node was minutes ahead, and its disk is lost. What it announced before ends when it is back with a new
+// one, whose clock has heard of nothing yet.
+func TestNodeWithANewDiskEndsWhatItAnnouncedBefore(t *testing.T) {
+	t.Parallel()
+	c, nodes := twoNodes(t)
+	deps := newDeps(t, c.meta, mustStore(t), c.pool, 3)
+	if err := deps.Order.Clock.Heard(order.AtTime(time.Now().Add(10 * time.Minute))); err != nil {
+		t.Fatal(err)
+	}
+	before := newNode(deps, nil)
+	fresh := newNode(newDeps(t, c.meta, mustStore(t), c.pool, 3), nil)
+	r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
+	nodes[0].announce(r, announcer{at: time.Now(), node: 3, started: before.deletes.started})
+	if !nodes[0].DeleteUnderWay(shardID) {
+		t.Fatal("no delete is under way")
+	}
+	nodes[0].endBefore(3, fresh.deletes.started)
+	if nodes[0].DeleteUnderWay(shardID) {
+		t.Error("the delete of the process before is under way still")
+	}
+}

@@ -110,7 +110,7 @@ type Deps struct {
 type Service struct {
 	deps    Deps
 	process uint64             // random, for the IDs of deletes
-	started uint64             // a version of the node's clock from when this process was started
+	started uint64             // when this process was started, in nanoseconds
 	numbers atomic.Uint64      // of deletes that began on this node, for their IDs
 	running singleflight.Group // deletes, by ID
 	turns   sync.Map           // *turns by database
@@ -124,9 +124,10 @@ type Service struct {
 	close  context.CancelFunc
 }
 
-// New returns the deletes of a cluster as seen from one node; Open starts them.
+// New returns the deletes of a cluster as seen from one node; Open starts them. Started is a time of the machine. The
+// clock of a node whose disk is new may begin minutes below that of the process before, whose deletes would not end.
 func New(deps Deps) *Service {
-	return &Service{deps: deps, process: rand.Uint64() | 1, started: uint64(deps.Clock.Now())}
+	return &Service{deps: deps, process: rand.Uint64() | 1, started: uint64(time.Now().UnixNano())}
 }
 
 // Load reads which deletes ran here before. From then on writes are compared with them: call it before anything is

@@ -32,7 +32,7 @@ type deleteCounts struct {
 type announcer struct {
 	at      time.Time
 	node    uint64
-	started uint64 // a version of the node's clock from when its process was started
+	started uint64 // when the node's process did, in nanoseconds by its clock
 
 	above order.Version // for a delete that this node may have to keep for others: its version is greater
 	runs  bool          // the delete runs here, or waits for its turn: it ends by itself

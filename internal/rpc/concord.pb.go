@@ -1464,7 +1464,7 @@ type ExecuteRequest struct {
 	// for all deletes that sender_node announced before it started anew.
 	Ended      bool   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
 	SenderNode uint64 `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only
-	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: a version of the clock of the sender, from its start
+	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: when the process of the sender did, nanoseconds
 	Version    uint64 `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`                         // as in WriteShardRequest: what is older is deleted, whenever it arrives
 	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff
 	// queue, takes points out of these, and does nothing else.
@@ -1920,7 +1920,7 @@ type AnnounceDeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Delete        *Delete                `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"` // without a version yet
 	SenderNode    uint64                 `protobuf:"varint,2,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // a version of the clock of the sender, from its start
+	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // when the process of the sender did, nanoseconds
 	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`     // of the sender
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2449,7 +2449,7 @@ func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
 type EndDeletesBeforeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SenderNode    uint64                 `protobuf:"varint,1,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // a version of its clock, from its start
+	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // when its process did, nanoseconds
 	Told          bool                   `protobuf:"varint,3,opt,name=told,proto3" json:"told,omitempty"`       // another node passes it on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
