@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,6 +59,7 @@ type node struct {
 	behind *cluster.State // the metadata that it has; nil for the newest
 
 	process  uint64
+	clock    atomic.Uint64 // its version of now
 	memory   time.Duration // for which it lasts
 	identity string
 	checks   int // how often another node did not take it for what it says
@@ -96,7 +98,7 @@ func (w *world) start(id uint64) {
 	w.t.Helper()
 	n := w.nodes[id]
 	s, err := Open(Deps{
-		Order: Order{Began: cmp.Or(n.began, beganAt)},
+		Order: Order{Began: cmp.Or(n.began, beganAt), Now: n.clock.Load},
 		Path:  filepath.Join(n.dir, "copies.db"), DataDir: filepath.Join(n.dir, "data"), Meta: n,
 		Peer: func(to cluster.Node) (rpc.CopyStateClient, error) { return link{w, id, to.ID}, nil },
 		Engine: Engine{

@@ -251,8 +251,7 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 	id, other := w.addShard(1, 2), w.addShard(1, 2)
 	w.knows(2, other)
 	s := w.nodes[2].s
-	version := uint64(5)
-	s.version = func() uint64 { version++; return version }
+	w.nodes[2].clock.Store(6)
 	if err := s.Copied(id); err != nil {
 		t.Fatal(err)
 	}
@@ -261,6 +260,7 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.stop(2)
+	w.nodes[2].clock.Store(5) // older than before
 	w.start(2)
 	s = w.nodes[2].s
 	if got := s.MadeAnew(id); got != 6 || s.Lacks(id).Kind != "" {
@@ -276,7 +276,7 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 	if _, known := s.records.byShard[unknown]; known {
 		t.Error("a shard that was not looked at has a record: what was lost of it would not be noted any more")
 	}
-	s.version = func() uint64 { return 9 }
+	w.nodes[2].clock.Store(9)
 	s.Missed(allShards, "its deletes are lost")
 	if err := s.Discarded(other); err != nil || s.MadeAnew(other) != 9 || s.Lacks(other).Kind != Lost {
 		t.Errorf("%v; the copy was made anew at %d, and lacks %+v", err, s.MadeAnew(other), s.Lacks(other))
