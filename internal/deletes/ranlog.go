@@ -17,9 +17,10 @@ import (
 )
 
 // RanLog remembers, durably, which deletes ran on this node, for three reasons. Several nodes may bring the same
-// delete, each with its own later writes behind it: only the first time counts. Points that are older than a delete may
-// arrive after it: they are left out while the delete is remembered with its version. And a node whose disk is older
-// than it was asks the others which deletes it has lost: so they are kept when nothing older can arrive any more.
+// delete, each followed by later writes. It runs once: a second time, it would remove those writes. Points that are
+// older than a delete may arrive after it: they are left out while the delete is remembered with its version. And a
+// node whose disk is older than it was asks the others which deletes it has lost: so they are kept when nothing older
+// can arrive any more.
 type RanLog struct {
 	db       *bbolt.DB
 	keep     Keep

@@ -32,7 +32,8 @@ type results struct {
 func (o results) outcome(missed missedNodes, kept error) error {
 	switch {
 	case kept != nil:
-		return inOneLine(o.err, fmt.Errorf("the delete cannot be kept for %s (%w): run it again when they can run it",
+		return inOneLine(o.err, fmt.Errorf(
+			"the delete cannot be kept for %s (%w): when these nodes are back, run the delete again",
 			slices.Concat(o.missed, o.failed), kept))
 	case o.err == nil && len(o.failed) == 0:
 		return o.majority(missed)

@@ -222,7 +222,7 @@ func TestOutcomeNamesAllThatWentWrong(t *testing.T) {
 	failed := "data node " + self.TCPAddr + ": disk full; "
 	both := []string{other.TCPAddr + ": away", self.TCPAddr + ": disk full"}
 	slices.Sort(both)
-	again := ": run it again when they can run it"
+	again := ": when these nodes are back, run the delete again"
 	for _, tt := range []struct {
 		name string
 		got  error

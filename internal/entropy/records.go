@@ -79,7 +79,7 @@ type Held struct {
 	Node    string // TCP address
 	Value   string
 	Version uint64 // with which it was written; 0 is not known, and patch.Uncertain while it is being written
-	Bound   uint64 // a version that is not known is not above it; 0 is not known either
+	Bound   uint64 // where Version is 0, the greatest that it can be; 0 is not known
 }
 
 // Decisions names the owners of points; addrs has them by their place among those that were merged.

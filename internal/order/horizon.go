@@ -9,7 +9,7 @@ import (
 type horizon struct {
 	begins  Version // no write from before the journal was opened has a greater one
 	loaded  Version // the greatest that was on disk when the journal was opened
-	since   Version // what is older may have been forgotten although it is above the floor
+	since   Version // writes up to this version may be forgotten, although the floor is lower
 	dropped Version // the greatest that was forgotten below the floor, or is about to be
 	stored  forgot  // what is on disk of since and dropped
 	leases  []lease // what is not to be forgotten below the floor, the oldest first

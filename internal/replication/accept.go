@@ -147,8 +147,8 @@ func (c *ownCopies) MayHaveNewer(shard uint64, v order.Version) bool {
 // beginOld is called before a late write of version v is accepted. The journal may not reach back as far: it was
 // full, or the copy was made anew of others since, without versions. Then a newer value may be forgotten, and the
 // write takes its place. So this node's copy is not whole until it was compared with the others. It is noted before
-// the write, for queries. It is noted again when written is called, for repairs: one that compared the copies in
-// between does not make it whole. The journal may also have got full meanwhile.
+// the write, for queries. It is noted again when written is called, because a repair in between may have called the
+// copy whole. The journal may also have got full meanwhile.
 //
 // Writes without versions do not count. They are of nodes of an earlier build, and arrive in no order anyway. Neither
 // do those of repairs, which compare the copies.

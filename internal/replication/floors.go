@@ -215,8 +215,8 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 			delete(f.told, id)
 		}
 	}
-	// What waits for this node itself may be older than its floor: points that are newer than a delete, in the versions
-	// that they had.
+	// What this node has queued for itself may be older than its floor: points that a delete left out because they are
+	// newer keep the versions that they had.
 	if f.holds(lacks, now) || f.keepsFor(self) {
 		return floor, 0
 	}

@@ -103,7 +103,8 @@ func (s *Server) write(
 	if r.Relayed {
 		ended, ok := s.writer.floors.beginRelayed(order.Version(r.Version))
 		if !ok {
-			return nil, status.Error(codes.Canceled, "the write came too late: what is newer may be forgotten here")
+			return nil, status.Error(codes.Canceled,
+				"the write came too late: this node may have forgotten newer writes of the same points")
 		}
 		defer ended()
 	} else if s.writer.floors.tooLate(r) {

@@ -10,13 +10,13 @@ import (
 )
 
 // verdict is whether a write was acknowledged. Until it is, no copy lacks the write, although hinted handoff keeps it.
-// A node that hung may have writes in its queues for all owners whose clients were told of a failure. All copies are
+// A node that hung may have queued writes for all owners, and have told their clients of a failure. All copies are
 // still whole then.
 type verdict struct {
 	mu     sync.Mutex
 	passed bool // it is acknowledged
 	failed bool
-	stays  bool    // what owners have of it stays, and the others are to get it, too
+	stays  bool    // owners that have it keep it, and the others get it
 	lack   []lacks // until the write is decided: the copies that do not have it
 
 	parts []part // what owners took of it so far

@@ -23,9 +23,10 @@
 //  1. The value that was certainly written last (Versions). A value was written at the greatest version that an owner
 //     knows for it, or later. An owner that does not know it names a version above which it knows all writes (Since):
 //     its value is not newer than that. Nor is it newer than the last write of it, when that failed (Versions.Failed).
-//  2. The value that most owners hold, without those that may have lost newer values (Rules.WithoutVote). An
-//     exception: no owner knows the version of that value, so that it is old, and an owner missed writes, as after a
-//     crash (Rules.MayHaveNewest). That owner may have had the last acknowledged value alone. Then 3 decides.
+//  2. The value that most owners hold, without those that may have lost newer values (Rules.WithoutVote). There
+//     is one exception: no owner knows the version of that value, so that it is old, and an owner missed writes, as
+//     after a crash (Rules.MayHaveNewest). Then 3 decides, because that owner may be the only one that had the last
+//     acknowledged value.
 //  3. Of values that are tied, the one that was written last if the journals of writes are right (Versions.Written and
 //     Forgot). After a crash, a journal may have a write that the engine does not have.
 //  4. The greater value, in the order of the bytes of its encoding. This is arbitrary, but the same on every node.

@@ -72,9 +72,9 @@ type Rules struct {
 	// WithoutVote are the owners, by owner, that may have lost newer values: theirs count where no other owner has one.
 	// nil is none.
 	WithoutVote []bool
-	// MayHaveNewest are the owners, by owner, that lack other writes, and any one of which may have the last acknowledged
-	// value alone. The journals decide between that value and one of which nobody knows the version any more. nil is
-	// none.
+	// MayHaveNewest are the owners, by owner, that missed writes. Each of them may be the only one that has the last
+	// acknowledged value. The journals decide between that value and one of which nobody knows the version any more.
+	// nil is none.
 	MayHaveNewest []bool
 	// MayDecide reports whether a conflict of values, by its fingerprint, may be decided now. nil is always. One that
 	// may not be decided may be a write that is under way.
@@ -96,7 +96,7 @@ type Held struct {
 	Owner   int // its place among those that were merged
 	Value   string
 	Version uint64 // with which it was written; 0 is not known, and Uncertain while it is being written
-	Bound   uint64 // a version that is not known is not above it; 0 is not known either
+	Bound   uint64 // where Version is 0, the greatest that it can be; 0 is not known
 }
 
 // Why a value was chosen, or none was.
@@ -194,8 +194,8 @@ func Join(series []byte, field string, owners []tsm1.Values, rules Rules) Joined
 // different values, the one that is known to be the newest wins, else the one that most hold. On a tie, and where a
 // node went down that may have had the newest alone (Rules.MayHaveNewest), it is the one that was probably written
 // last. Else it is the greater in the order of encodings. What the rules do not let it decide is left as it is.
-// versions is nil for none. While owners are absent, a value does not win because it is the newest: an absent owner
-// may have a newer one. But no other value wins over it.
+// versions is nil for none. While owners are absent, being the newest is not enough to win: an absent owner may have a
+// newer value. But no other value wins over the newest.
 func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 	m.Lacking, m.Points = make([][]Block, j.owners), make([]int, j.owners)
 	need := make([]lacking, j.owners)

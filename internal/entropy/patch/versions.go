@@ -11,7 +11,7 @@ import (
 type Versions struct {
 	// Known has versions by time, by owner. A point that is not in it has none that is known.
 	Known []map[int64]uint64
-	// Since, by owner, is a version that those which are not known are not above.
+	// Since, by owner, is the greatest that a version can be which is not in Known.
 	Since []uint64
 	// Written has, by time, by owner, the greatest version with which a point was written for certain. A write that
 	// failed may have replaced it since, so that its version is not known. After a crash, the journal may have a write
