@@ -10,12 +10,10 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 
 	"concord/internal/aggregate"
+	"concord/internal/enginetest"
 )
 
 const (
@@ -26,15 +24,8 @@ const (
 // newBenchShard is one flushed shard of 1.5 million floating-point numbers in 1,000 series.
 func newBenchShard(b *testing.B) *tsdb.Shard {
 	b.Helper()
-	store := tsdb.NewStore(b.TempDir())
-	store.EngineOptions.Config.WALDir = b.TempDir()
-	if err := store.Open(); err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { store.Close() })
-	if err := store.CreateShard("db", "rp", 1, true); err != nil {
-		b.Fatal(err)
-	}
+	store := enginetest.Store(b, tsdb.InmemIndexName)
+	shard := enginetest.Shard(b, store, 1)
 	rng := rand.New(rand.NewPCG(1, 2))
 	for s := range benchSeries {
 		tags := models.NewTags(map[string]string{"host": fmt.Sprintf("h%04d", s), "region": fmt.Sprintf("r%d", s%10)})
@@ -44,18 +35,10 @@ func newBenchShard(b *testing.B) *tsdb.Shard {
 			v += float64(rng.IntN(21)-10) / 10
 			points = append(points, models.MustNewPoint("cpu", tags, models.Fields{"v": v}, time.Unix(int64(10*i), 0)))
 		}
-		if err := store.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-			b.Fatal(err)
-		}
+		enginetest.WritePoints(b, store, 1, points...)
 	}
-	e, err := store.Shard(1).Engine()
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := e.(*tsm1.Engine).WriteSnapshot(); err != nil {
-		b.Fatal(err)
-	}
-	return store.Shard(1)
+	enginetest.Flush(b, shard)
+	return shard
 }
 
 // BenchmarkPaths compares the engine's iterators with arrays, on the same shard.

@@ -8,38 +8,29 @@ import (
 	"testing"
 	"time"
 
+	"concord/internal/enginetest"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 )
 
 // shardOfSeries is a shard with the index tsi1 and n series of the measurement "m n".
 func shardOfSeries(t testing.TB, n int) (*tsdb.Store, *tsdb.Shard) {
 	t.Helper()
-	store := tsdb.NewStore(t.TempDir())
-	store.EngineOptions.Config.WALDir, store.EngineOptions.IndexVersion = t.TempDir(), tsdb.TSI1IndexName
-	if err := store.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { store.Close() })
-	if err := store.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
+	store := enginetest.Store(t, tsdb.TSI1IndexName)
+	shard := enginetest.Shard(t, store, 1)
 	for from := 0; from < n; from += 10_000 {
 		points := make([]models.Point, 0, 10_000)
 		for i := from; i < min(n, from+10_000); i++ {
 			tags := map[string]string{"host": fmt.Sprintf("h %d", i), "dc": fmt.Sprint(i % 7), "rack": strings.Repeat("r", i%3)}
 			points = append(points, models.MustNewPoint("m n", models.NewTags(tags), models.Fields{"v": 1.0}, time.Unix(1, 0)))
 		}
-		if err := store.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.WritePoints(t, store, 1, points...)
 	}
-	return store, store.Shard(1)
+	return store, shard
 }
 
 func TestTagSetsAreThoseOfTheEngine(t *testing.T) {

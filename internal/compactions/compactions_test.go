@@ -1,18 +1,15 @@
 package compactions
 
 import (
-	"errors"
 	"testing"
 	"time"
 
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"go.uber.org/zap"
-
-	"concord/internal/entropy/tsmfile"
 )
 
 func TestCompactionsStayOffUntilTheLastHolderEnds(t *testing.T) {
@@ -86,22 +83,10 @@ func mustHold(t *testing.T, sh *tsdb.Shard) (release func()) {
 
 func mustOpen(t *testing.T) (*tsdb.Shard, *tsm1.Engine) {
 	t.Helper()
-	s := tsdb.NewStore(t.TempDir())
-	s.EngineOptions.Config.WALDir = t.TempDir()
-	if err := errors.Join(s.Open(), s.CreateShard("db", "rp", 1, true)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	sh := s.Shard(1)
+	sh := enginetest.Shard(t, enginetest.Store(t, tsdb.InmemIndexName), 1)
 	mustWrite(t, sh, 0)
-	engine, err := tsmfile.EngineOf(sh)
-	if err == nil {
-		err = engine.WriteSnapshot()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sh, engine
+	enginetest.Flush(t, sh)
+	return sh, enginetest.Engine(t, sh)
 }
 
 func mustWrite(t *testing.T, sh *tsdb.Shard, at int64) {

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/index/tsi1"
@@ -18,14 +20,7 @@ func openIndexed(t testing.TB, change func(*tsdb.Config)) (*tsdb.Store, tsdb.Ind
 	s := tsdb.NewStore(c.Data.Dir)
 	s.EngineOptions.Config, s.EngineOptions.IndexVersion = c.engine(), tsdb.TSI1IndexName
 	change(&s.EngineOptions.Config)
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
-	index, err := s.Shard(1).Index()
+	index, err := enginetest.Shard(t, enginetest.Open(t, s), 1).Index()
 	if err != nil {
 		t.Fatal(err)
 	}

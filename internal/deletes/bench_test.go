@@ -10,7 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
-	"concord/internal/replication/replicationtest"
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
@@ -35,9 +35,7 @@ func benchmarkDelete(b *testing.B, index string, shards uint64) {
 				}
 			}
 			lines := fmt.Sprintf("m,host=a v=1 %d\nm,host=b v=1 %[1]d\nother v=1 1", id)
-			if err := s.WriteToShard(tsdb.WriteContext{}, id, mustPoints(b, lines)); err != nil {
-				b.Fatal(err)
-			}
+			enginetest.Write(b, s, id, lines)
 			s.Shard(id).SetCompactionsEnabled(true) // the store stops those of a shard that rests
 			if err := must(s.Shard(id).Engine()).(*tsm1.Engine).WriteSnapshot(); err != nil {
 				b.Fatal(err)
@@ -74,7 +72,7 @@ var cachedSeries = flag.Int("cached-series", 100_000, "series of BenchmarkDelete
 func BenchmarkDeleteInCache(b *testing.B) {
 	for _, index := range []string{tsdb.TSI1IndexName, tsdb.InmemIndexName} {
 		c := newTestCluster(b, "ok")
-		c.stores[0] = replicationtest.StoreWith(b, index)
+		c.stores[0] = enginetest.Store(b, index)
 		n := c.node(b)
 		const batch = 1000
 		for i := 0; i < *cachedSeries; i += batch {

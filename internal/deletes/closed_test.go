@@ -10,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/enginetest"
 	"concord/internal/replication/replicationtest"
 )
 
@@ -20,7 +21,7 @@ func TestPolicyIsDroppedBesideADelete(t *testing.T) {
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
 		t.Run(index, func(t *testing.T) {
 			t.Parallel()
-			s := replicationtest.StoreWith(t, index)
+			s := enginetest.Store(t, index)
 			n := mustOpen(t, newNode(newDeps(t, &replicationtest.Meta{}, s, nil, 1), nil))
 			var lines strings.Builder
 			for i := range 300 {

@@ -3,13 +3,13 @@ package deletes
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
@@ -17,12 +17,8 @@ import (
 // caller closes it: a store with a delete that hangs cannot be closed.
 func onDiskStore(t *testing.T) *tsdb.Store {
 	t.Helper()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
+	s := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
 	s.EngineOptions.Config.MaxIndexLogFileSize = 1
-	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
 	if err := s.Open(); err != nil {
 		t.Fatal(err)
 	}

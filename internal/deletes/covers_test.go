@@ -5,8 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/influxdata/influxdb/tsdb"
-
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
@@ -29,9 +28,7 @@ func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
 			t.Fatal(err)
 		}
 		points := mustPoints(t, strings.Join(lines, "\n"))
-		if err := s.WriteToShard(tsdb.WriteContext{}, shardID, points); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.WritePoints(t, s, shardID, points...)
 		req := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: text}
 		c, err := newCovering(req, policy)
 		if err != nil {

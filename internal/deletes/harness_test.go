@@ -21,6 +21,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/drops"
+	"concord/internal/enginetest"
 	"concord/internal/handoff"
 	"concord/internal/order"
 	"concord/internal/replication"
@@ -40,7 +41,7 @@ const (
 
 var (
 	mustStore  = replicationtest.Store
-	mustPoints = replicationtest.Points
+	mustPoints = enginetest.Points
 	count      = replicationtest.Count
 	values     = replicationtest.Values
 	await      = replicationtest.Await
@@ -329,9 +330,7 @@ func mustWrite(t testing.TB, s *tsdb.Store, lines string) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.WriteToShard(tsdb.WriteContext{}, shardID, mustPoints(t, lines)); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.Write(t, s, shardID, lines)
 }
 
 // nothing is lost of a store to which nobody writes while a delete runs.

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/influxdata/influxdb/tsdb"
+	"concord/internal/enginetest"
 
-	"concord/internal/replication/replicationtest"
+	"github.com/influxdata/influxdb/tsdb"
 )
 
 // A delete runs until no series came or went meanwhile: the engine may have passed over others.
@@ -29,7 +29,7 @@ func TestDeleteRunsAgainWhenSeriesChange(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := replicationtest.StoreWith(t, tt.index)
+			s := enginetest.Store(t, tt.index)
 			mustWrite(t, s, "cpu,host=a v=1 1000")
 			runs := 0
 			err := overWholeLists(s, db, func() error {

@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
 	"go.uber.org/zap"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/order"
 	"concord/internal/replication/replicationtest"
@@ -53,7 +54,7 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 		t.Run(tt.name+" "+tt.index, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, "ok")
-			c.stores[0] = replicationtest.StoreWith(t, tt.index)
+			c.stores[0] = enginetest.Store(t, tt.index)
 			n := c.node(t)
 			if err := c.stores[0].CreateShard(db, policy, shardID+1, true); err != nil {
 				t.Fatal(err)
@@ -112,7 +113,7 @@ func TestLostSeriesInFilesStay(t *testing.T) {
 			t.Run(fmt.Sprint(indexed, " in a file ", inFile), func(t *testing.T) {
 				t.Parallel()
 				c := newTestCluster(t, "ok")
-				s := replicationtest.StoreWith(t, indexed)
+				s := enginetest.Store(t, indexed)
 				c.stores[0] = s
 				n := c.node(t)
 				mustWrite(t, s, "cpu,host=a v=1 1000\ncpu,host=b v=1 1000\ndisk v=1 1000\nmem v=1 1000")

@@ -7,16 +7,13 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
 func engineOf(t *testing.T, s *tsdb.Store) *tsm1.Engine {
 	t.Helper()
-	e, err := s.Shard(shardID).Engine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.(*tsm1.Engine)
+	return enginetest.Engine(t, s.Shard(shardID))
 }
 
 func storeWith(t *testing.T, points string) *tsdb.Store {

@@ -44,7 +44,8 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 	begin(ctx, t, c, 2)
 	// list are the queries that run, as node, database, text, status, and their numbers by node.
 	away := false // a node does not answer
-	list := func(node int) (out []string, qid map[string]string, warnings []string) {
+	list := func(t *testing.T, node int) (out []string, qid map[string]string, warnings []string) {
+		t.Helper()
 		rows, warnings, err := c.Client(node).Ask(ctx, "", "SHOW QUERIES")
 		if err != nil {
 			t.Fatal(err)
@@ -81,72 +82,79 @@ func TestQueriesOfAllNodesAreListedAndKilled(t *testing.T) {
 	}
 	want := []string{row(1), row(2)}
 	slices.Sort(want)
-	if err := c.Wait(ctx, func() bool { got, _, _ := list(0); return len(got) == 2 || t.Failed() }); err != nil {
+	if err := c.Wait(ctx, func() bool { got, _, _ := list(t, 0); return len(got) == 2 || t.Failed() }); err != nil {
 		t.Fatal("the queries do not begin")
 	}
-	var qid map[string]string
-	for node := range 3 {
-		got, ids, warnings := list(node)
-		slices.Sort(got)
-		if d := cmp.Diff(want, got); d != "" || len(warnings) > 0 {
-			t.Errorf("at node %d (-want +got):\n%s\nwarnings: %v", node+1, d, warnings)
-		}
-		qid = ids
-	}
-	// The columns have the documented names.
-	_, body := mustGet(ctx, t, c, 0, "/query?q="+url.QueryEscape("SHOW QUERIES"))
-	if !strings.Contains(body, `"columns":["qid","node_id","tcp_host","query","database","duration","status","user"]`) {
-		t.Errorf("SHOW QUERIES answers %s", body)
-	}
-
-	// Nothing is killed by a statement that is wrong.
 	host := c.Data[1].TCPAddr()
-	for text, want := range map[string]string{
-		`KILL QUERY 4000000`:                         "no such query id: 4000000",
-		`KILL QUERY 4000000 ON "` + host + `"`:       "data node " + host + ": query 4000000 has ended, or never was",
-		`KILL QUERY ` + qid[host] + ` ON "nobody:1"`: `nobody:1" is not a data node: give the tcp_host of SHOW QUERIES`,
-	} {
-		var err error
-		for range 6 { // a node on a busy machine may answer too late
-			_, err = c.Client(0).Query(ctx, "", text)
-			if !strings.Contains(fmt.Sprint(err), "does not answer") {
-				break
+	var qid map[string]string
+	t.Run("each node lists those of all", func(t *testing.T) {
+		for node := range 3 {
+			got, ids, warnings := list(t, node)
+			slices.Sort(got)
+			if d := cmp.Diff(want, got); d != "" || len(warnings) > 0 {
+				t.Errorf("at node %d (-want +got):\n%s\nwarnings: %v", node+1, d, warnings)
+			}
+			qid = ids
+		}
+	})
+	t.Run("columns have the documented names", func(t *testing.T) {
+		_, body := mustGet(ctx, t, c, 0, "/query?q="+url.QueryEscape("SHOW QUERIES"))
+		if !strings.Contains(body, `"columns":["qid","node_id","tcp_host","query","database","duration","status","user"]`) {
+			t.Errorf("SHOW QUERIES answers %s", body)
+		}
+	})
+	t.Run("a statement that is wrong kills nothing", func(t *testing.T) {
+		for text, want := range map[string]string{
+			`KILL QUERY 4000000`:                         "no such query id: 4000000",
+			`KILL QUERY 4000000 ON "` + host + `"`:       "data node " + host + ": query 4000000 has ended, or never was",
+			`KILL QUERY ` + qid[host] + ` ON "nobody:1"`: `nobody:1" is not a data node: give the tcp_host of SHOW QUERIES`,
+		} {
+			var err error
+			for range 6 { // a node on a busy machine may answer too late
+				_, err = c.Client(0).Query(ctx, "", text)
+				if !strings.Contains(fmt.Sprint(err), "does not answer") {
+					break
+				}
+			}
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v", text, err)
 			}
 		}
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", text, err)
+		if got, _, warnings := list(t, 0); len(got) != 2 {
+			t.Fatalf("the queries are %v, and the warnings %v", got, warnings)
 		}
-	}
-	if got, _, warnings := list(0); len(got) != 2 {
-		t.Fatalf("the queries are %v, and the warnings %v", got, warnings)
-	}
-	if err := c.Wait(ctx, func() bool {
-		// Again where the node was late. A second time is an error, and kills nothing else.
-		_, _ = c.Client(0).Query(ctx, "", `KILL QUERY `+qid[host]+` ON "`+host+`"`)
-		got, _, _ := list(0)
-		return slices.Equal(got, []string{row(2)}) ||
-			slices.Equal(got, []string{strings.Replace(row(1), "running", "killed", 1), row(2)})
-	}); err != nil {
-		t.Error("the query that was killed still runs")
-	}
+	})
+	t.Run("one of another node is killed", func(t *testing.T) {
+		if err := c.Wait(ctx, func() bool {
+			// Again where the node was late. A second time is an error, and kills nothing else.
+			_, _ = c.Client(0).Query(ctx, "", `KILL QUERY `+qid[host]+` ON "`+host+`"`)
+			got, _, _ := list(t, 0)
+			return slices.Equal(got, []string{row(2)}) ||
+				slices.Equal(got, []string{strings.Replace(row(1), "running", "killed", 1), row(2)})
+		}); err != nil {
+			t.Error("the query that was killed still runs")
+		}
+	})
 
 	// The rows of the others are there when one node hangs or cannot be reached, and soon.
 	away = true
 	for how, change := range map[string]func(int){"cut off": func(i int) { c.Cut(i) }, "hung": c.Hang} {
-		change(1)
-		began := time.Now()
-		got, _, warnings := list(0)
-		if took := time.Since(began); took > 30*time.Second {
-			t.Errorf("a node that is %s holds the answer up for %v", how, took)
-		}
-		if !slices.Contains(got, row(2)) || len(warnings) != 1 || !strings.Contains(warnings[0], host) {
-			t.Errorf("with a node that is %s: %v, %v", how, got, warnings)
-		}
-		_, err := c.Client(0).Query(ctx, "", `KILL QUERY 1 ON "`+host+`"`)
-		if err == nil || !strings.Contains(err.Error(), "data node "+host+" does not answer") {
-			t.Errorf("KILL QUERY on a node that is %s: %v", how, err)
-		}
-		c.Heal(1)
-		c.GoOn(1)
+		t.Run("beside a node that is "+how, func(t *testing.T) {
+			change(1)
+			began := time.Now()
+			got, _, warnings := list(t, 0)
+			if took := time.Since(began); took > 30*time.Second {
+				t.Errorf("it holds the answer up for %v", took)
+			}
+			if !slices.Contains(got, row(2)) || len(warnings) != 1 || !strings.Contains(warnings[0], host) {
+				t.Errorf("%v, %v", got, warnings)
+			}
+			_, err := c.Client(0).Query(ctx, "", `KILL QUERY 1 ON "`+host+`"`)
+			if err == nil || !strings.Contains(err.Error(), "data node "+host+" does not answer") {
+				t.Errorf("KILL QUERY: %v", err)
+			}
+			c.Heal(1)
+			c.GoOn(1)
+		})
 	}
 }

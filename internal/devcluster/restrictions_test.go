@@ -56,7 +56,8 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	query := func(user string, node int, q string) string {
+	query := func(t *testing.T, user string, node int, q string) string {
+		t.Helper()
 		_, body := as(ctx, t, user, "POST", c.Data[node].HTTPAddr(), "/query?db=dc&q="+url.QueryEscape(q), "")
 		return strings.TrimSpace(body)
 	}
@@ -64,7 +65,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 		`CREATE USER admin WITH PASSWORD 'pw' WITH ALL PRIVILEGES`, `CREATE DATABASE dc WITH REPLICATION 1`,
 		`CREATE USER east WITH PASSWORD 'pw'`, `GRANT ALL ON dc TO east`, `CREATE USER stranger WITH PASSWORD 'pw'`,
 	} {
-		if body := query("admin", 0, q); strings.Contains(body, "error") {
+		if body := query(t, "admin", 0, q); strings.Contains(body, "error") {
 			t.Fatalf("%s: %s", q, body)
 		}
 	}
@@ -73,7 +74,8 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 		t.Fatalf("add-permissions: %d %s", code, body)
 	}
 	mustKnow(ctx, t, c)
-	write := func(user string, node int, lines string) int {
+	write := func(t *testing.T, user string, node int, lines string) int {
+		t.Helper()
 		code, _ := as(ctx, t, user, "POST", c.Data[node].HTTPAddr(), "/write?db=dc", lines)
 		return code
 	}
@@ -84,7 +86,7 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 				time.Now().AddDate(0, 0, -7*day).UnixNano())
 		}
 	}
-	if code := write("admin", 0, lines.String()); code != http.StatusNoContent {
+	if code := write(t, "admin", 0, lines.String()); code != http.StatusNoContent {
 		t.Fatal(code)
 	}
 	meta := c.Meta.HTTPAddr()
@@ -96,77 +98,87 @@ func TestRestrictionsHoldOnTheWholeCluster(t *testing.T) {
 	if json.Unmarshal([]byte(body), &made); code != http.StatusOK || made.ID == "" {
 		t.Fatalf("POST: %d %s", code, body)
 	}
-	if code, body := as(ctx, t, "east", "GET", meta, acl+"restrictions", ""); code != http.StatusForbidden {
-		t.Errorf("a user lists restrictions: %d %s", code, body)
-	}
 	if code, body := as(ctx, t, "admin", "POST", meta, acl+"grants", `{`+network+`, "permissions": ["read", "write"],
 		"tags": [{"match": "exact", "key": "datacenter", "value": "east"}], "users": [{"name": "east"}]}`); code != http.StatusOK {
 		t.Fatalf("POST: %d %s", code, body)
 	}
-	for path, want := range map[string]string{"restrictions": `"value":"network"`, "grants": `"name":"east"`} {
-		if code, body := as(ctx, t, "admin", "GET", meta, acl+path, ""); code != http.StatusOK ||
-			!strings.Contains(body, want) {
-			t.Errorf("GET %s: %d %s", path, code, body)
-		}
-	}
 	mustKnow(ctx, t, c)
+
+	t.Run("administrators list them", func(t *testing.T) {
+		if code, body := as(ctx, t, "east", "GET", meta, acl+"restrictions", ""); code != http.StatusForbidden {
+			t.Errorf("a user lists restrictions: %d %s", code, body)
+		}
+		for path, want := range map[string]string{"restrictions": `"value":"network"`, "grants": `"name":"east"`} {
+			code, body := as(ctx, t, "admin", "GET", meta, acl+path, "")
+			if code != http.StatusOK || !strings.Contains(body, want) {
+				t.Errorf("GET %s: %d %s", path, code, body)
+			}
+		}
+	})
 	for node := range c.Data {
-		for _, q := range []string{
-			`SELECT * FROM network`, `SHOW TAG VALUES WITH KEY = datacenter`, `SHOW SERIES`, `SHOW FIELD KEYS`,
-		} {
-			if body := query("east", node, q); strings.Contains(body, "west") || !strings.Contains(body, "east") {
-				t.Errorf("node %d: %s: %s", node, q, body)
+		t.Run(fmt.Sprintf("reads and writes through node %d", node+1), func(t *testing.T) {
+			for _, q := range []string{
+				`SELECT * FROM network`, `SHOW TAG VALUES WITH KEY = datacenter`, `SHOW SERIES`, `SHOW FIELD KEYS`,
+			} {
+				if body := query(t, "east", node, q); strings.Contains(body, "west") || !strings.Contains(body, "east") {
+					t.Errorf("%s: %s", q, body)
+				}
+				if body := query(t, "admin", node, q); !strings.Contains(body, "west") {
+					t.Errorf("an administrator: %s: %s", q, body)
+				}
 			}
-			if body := query("admin", node, q); !strings.Contains(body, "west") {
-				t.Errorf("node %d: an administrator: %s: %s", node, q, body)
+			if body := query(t, "east", node, `SHOW SERIES CARDINALITY`); !strings.Contains(body, "[[1]]") {
+				t.Error(body)
 			}
+			if body := query(t, "east", node, `SELECT count(v) FROM network`); !strings.Contains(body, ",6]") {
+				t.Error(body)
+			}
+			const both = "network,datacenter=east v=3 1\nnetwork,datacenter=west v=3 1"
+			if code := write(t, "east", node, both); code != http.StatusForbidden {
+				t.Errorf("a forbidden write: %d", code)
+			}
+		})
+	}
+	t.Run("Prometheus reads", func(t *testing.T) { testPromReads(ctx, t, c) })
+	t.Run("what queries write", func(t *testing.T) {
+		body := query(t, "east", 0, `SELECT v INTO other FROM network; SELECT v INTO network FROM other`)
+		if !strings.Contains(body, "not authorized") {
+			t.Errorf("SELECT INTO: %s", body)
 		}
-		if body := query("east", node, `SHOW SERIES CARDINALITY`); !strings.Contains(body, "[[1]]") {
-			t.Errorf("node %d: %s", node, body)
+		body = query(t, "east", 0,
+			`CREATE CONTINUOUS QUERY q ON dc BEGIN SELECT mean(v) INTO other FROM network GROUP BY time(1m) END`)
+		if !strings.Contains(body, "without restrictions") {
+			t.Errorf("a continuous query: %s", body)
 		}
-		if body := query("east", node, `SELECT count(v) FROM network`); !strings.Contains(body, ",6]") {
-			t.Errorf("node %d: %s", node, body)
+	})
+	t.Run("deletes", func(t *testing.T) {
+		deleted := fmt.Sprintf(`{"start": "1970-01-02T00:00:00Z", "stop": %q, "predicate": "_measurement=\"network\""}`,
+			time.Now().AddDate(0, 0, -10).Format(time.RFC3339))
+		code, body := as(ctx, t, "east", "POST", c.Data[1].HTTPAddr(), "/api/v2/delete?bucket=dc", deleted)
+		if code != http.StatusOK {
+			t.Errorf("a delete: %d %s", code, body)
 		}
-		if code := write("east", node, "network,datacenter=east v=3 1\nnetwork,datacenter=west v=3 "+
-			"1"); code != http.StatusForbidden {
-			t.Errorf("node %d: a forbidden write: %d", node, code)
+		const counts = `SELECT count(v) FROM network GROUP BY datacenter`
+		if body := query(t, "admin", 2, counts); !strings.Contains(body, ",6]") || !strings.Contains(body, ",2]") {
+			t.Errorf("after /api/v2/delete: %s", body)
 		}
-	}
-	testPromReads(ctx, t, c)
-	if body := query("east", 0,
-		`SELECT v INTO other FROM network; SELECT v INTO network FROM other`); !strings.Contains(body,
-		"not authorized") {
-		t.Errorf("SELECT INTO: %s", body)
-	}
-	if body := query("east", 0,
-		`CREATE CONTINUOUS QUERY q ON dc BEGIN SELECT mean(v) INTO other FROM network GROUP BY time(1m) END`); !strings.Contains(body, "without restrictions") {
-		t.Errorf("a continuous query: %s", body)
-	}
-	deleted := fmt.Sprintf(`{"start": "1970-01-02T00:00:00Z", "stop": %q, "predicate": "_measurement=\"network\""}`,
-		time.Now().AddDate(0, 0, -10).Format(time.RFC3339))
-	if code, body := as(ctx, t, "east", "POST", c.Data[1].HTTPAddr(), "/api/v2/delete?bucket=dc",
-		deleted); code != http.StatusOK {
-		t.Errorf("a delete: %d %s", code, body)
-	}
-	if body := query("admin", 2, `SELECT count(v) FROM network GROUP BY datacenter`); !strings.Contains(body, ",6]") ||
-		!strings.Contains(body, ",2]") {
-		t.Errorf("after /api/v2/delete: %s", body)
-	}
-	query("east", 0, `DELETE FROM network`)
-	if body := query("admin", 2, `SELECT count(v) FROM network GROUP BY datacenter`); !strings.Contains(body, ",6]") ||
-		strings.Contains(body, "east") {
-		t.Errorf("after DELETE: %s", body)
-	}
-	for range 2 { // the second one finds nothing
-		code, body = as(ctx, t, "admin", "DELETE", meta, acl+"restrictions/"+made.ID, "")
-	}
-	if code != http.StatusBadRequest || !strings.Contains(body, "not found") {
-		t.Errorf("a second DELETE: %d %s", code, body)
-	}
-	mustKnow(ctx, t, c)
-	if body := query("east", 1, `SHOW SERIES`); !strings.Contains(body, "west") {
-		t.Errorf("without restrictions: %s", body)
-	}
+		query(t, "east", 0, `DELETE FROM network`)
+		if body := query(t, "admin", 2, counts); !strings.Contains(body, ",6]") || strings.Contains(body, "east") {
+			t.Errorf("after DELETE: %s", body)
+		}
+	})
+	t.Run("without restrictions", func(t *testing.T) {
+		for range 2 { // the second one finds nothing
+			code, body = as(ctx, t, "admin", "DELETE", meta, acl+"restrictions/"+made.ID, "")
+		}
+		if code != http.StatusBadRequest || !strings.Contains(body, "not found") {
+			t.Errorf("a second DELETE: %d %s", code, body)
+		}
+		mustKnow(ctx, t, c)
+		if body := query(t, "east", 1, `SHOW SERIES`); !strings.Contains(body, "west") {
+			t.Error(body)
+		}
+	})
 }
 
 // testPromReads reads the measurement network as Prometheus does: as an administrator, as a user who may see what is in

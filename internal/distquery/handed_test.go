@@ -7,6 +7,7 @@ import (
 	"github.com/influxdata/influxdb/query"
 
 	"concord/internal/budget"
+	"concord/internal/enginetest"
 )
 
 // The engine cannot compile percentile of a string, and forgets what it opened until then.
@@ -16,7 +17,7 @@ func TestStatementThatFailsKeepsNoFileOpen(t *testing.T) {
 	c.write(t, "number,h=a f=1 1\nnumber,h=b f=2 2\ntext,h=a f=\"x\" 1\ntext,h=b f=\"y\" 2")
 	n, _ := c.limited(t, newPool(t), 1<<30, &budget.Requests{})
 	for _, id := range n.store.ShardIDs() {
-		if err := mustEngine(t, n.store.Shard(id)).WriteSnapshot(); err != nil {
+		if err := enginetest.Engine(t, n.store.Shard(id)).WriteSnapshot(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -15,8 +14,6 @@ import (
 	"github.com/influxdata/influxdb/query"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"github.com/zeebo/xxh3"
 	"go.uber.org/goleak"
@@ -25,6 +22,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
+	"concord/internal/enginetest"
 	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
@@ -95,20 +93,6 @@ func (c *testCluster) deps(n *testNode, pool *rpc.Pool) Deps {
 	}
 }
 
-func mustStore(t testing.TB, index string) *tsdb.Store {
-	t.Helper()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	s.EngineOptions.IndexVersion = index
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
-}
-
 // notWithRace leaves out a test that does many things, or large ones, one after the other. The race detector is slow
 // with these, and sees in them what it sees in the others. It runs with -short.
 func notWithRace(t testing.TB) {
@@ -130,7 +114,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 	pool := &rpc.Pool{Blocked: func(addr string) bool { return c.Blocked[addr] }}
 	t.Cleanup(func() { pool.Close() })
 	for i := range o.nodes + o.idle {
-		n := &testNode{id: uint64(i + 1), store: mustStore(t, o.index)}
+		n := &testNode{id: uint64(i + 1), store: enginetest.Store(t, o.index)}
 		deps := c.deps(n, pool)
 		n.server = NewServer(deps)
 		n.server.chunk = 1 << 10 // so that few points need several
@@ -166,7 +150,7 @@ func newTestCluster(t testing.TB, o testOptions) *testCluster {
 			mapper, o.limits)
 		c.nodes = append(c.nodes, n)
 	}
-	c.plain = &testNode{store: mustStore(t, o.index)}
+	c.plain = &testNode{store: enginetest.Store(t, o.index)}
 	c.plain.exec = c.executor(t, c.plain.store, &coordinator.LocalShardMapper{
 		MetaClient: plainMeta{c.meta}, TSDBStore: coordinator.LocalTSDBStore{Store: c.plain.store},
 	}, o.limits)
@@ -278,10 +262,7 @@ func (c *testCluster) shardGroups(t testing.TB) []emeta.ShardGroupInfo {
 // write puts points on all owners, and on the plain node.
 func (c *testCluster) write(t testing.TB, lines string) {
 	t.Helper()
-	points, err := models.ParsePointsString(lines)
-	if err != nil {
-		t.Fatal(err)
-	}
+	points := enginetest.Points(t, lines)
 	type to struct {
 		store *tsdb.Store
 		shard uint64
@@ -307,9 +288,7 @@ func (c *testCluster) write(t testing.TB, lines string) {
 				t.Fatal(err)
 			}
 		}
-		if err := k.store.WriteToShard(tsdb.WriteContext{}, k.shard, points); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.WritePoints(t, k.store, k.shard, points...)
 	}
 }
 

@@ -9,11 +9,11 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
-	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/index/tsi1"
 	"github.com/influxdata/influxql"
 
 	"concord/internal/budget"
+	"concord/internal/enginetest"
 )
 
 var listedSeries = flag.Int("listed", 100_000, "series that BenchmarkLists has, each with a tag value")
@@ -34,9 +34,7 @@ func BenchmarkLists(b *testing.B) {
 			b.Fatal(err)
 		}
 		if points = append(points, p); len(points) == 10_000 {
-			if err := owner.store.WriteToShard(tsdb.WriteContext{}, shard, points); err != nil {
-				b.Fatal(err)
-			}
+			enginetest.WritePoints(b, owner.store, shard, points...)
 			points = nil
 		}
 	}

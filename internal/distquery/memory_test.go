@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"concord/internal/budget"
+	"concord/internal/enginetest"
 	"concord/internal/restrict"
 	"concord/internal/rpc"
 )
@@ -125,7 +126,7 @@ func TestQueriesThatNeedTooMuchMemoryEnd(t *testing.T) {
 func TestFieldsAreCountedBeforeTheyAreCollected(t *testing.T) {
 	t.Parallel()
 	const fields = 2 * endedEvery
-	store := mustStore(t, tsdb.TSI1IndexName)
+	store := enginetest.Store(t, tsdb.TSI1IndexName)
 	if err := store.CreateShard(db, policy, 1, true); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/budget"
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
@@ -157,7 +158,7 @@ func TestListOfMeasurementsIsThatOfTheEngine(t *testing.T) {
 // storeOfMeasurements has n measurements in two shards, most of them in both.
 func storeOfMeasurements(t testing.TB, index string, n int) *tsdb.Store {
 	t.Helper()
-	store := mustStore(t, index)
+	store := enginetest.Store(t, index)
 	for shard := range 2 {
 		var points []models.Point
 		for i := shard * n / 4; i < n*(3+shard)/4; i++ {
@@ -174,9 +175,7 @@ func storeOfMeasurements(t testing.TB, index string, n int) *tsdb.Store {
 		if err := store.CreateShard(db, policy, uint64(shard+1), true); err != nil {
 			t.Fatal(err)
 		}
-		if err := store.WriteToShard(tsdb.WriteContext{}, uint64(shard+1), points); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.WritePoints(t, store, uint64(shard+1), points...)
 	}
 	return store
 }

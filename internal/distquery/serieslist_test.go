@@ -15,13 +15,14 @@ import (
 	"github.com/influxdata/influxql"
 
 	"concord/internal/budget"
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
 // storeOfMany has series of two measurements in two shards, some of them in both.
 func storeOfMany(t *testing.T, index string) (*tsdb.Store, tsdb.Shards) {
 	t.Helper()
-	store := mustStore(t, index)
+	store := enginetest.Store(t, index)
 	for shard := range uint64(2) {
 		if err := store.CreateShard(db, policy, shard+1, true); err != nil {
 			t.Fatal(err)
@@ -35,9 +36,7 @@ func storeOfMany(t *testing.T, index string) (*tsdb.Store, tsdb.Shards) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := store.WriteToShard(tsdb.WriteContext{}, shard+1, points); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.WritePoints(t, store, shard+1, points...)
 	}
 	return store, store.Shards([]uint64{1, 2})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
@@ -67,7 +68,7 @@ func TestSketchesOfManySeriesAreNearlyRight(t *testing.T) {
 	t.Parallel()
 	notWithRace(t)
 	const n = 60_000
-	store := mustStore(t, tsdb.TSI1IndexName)
+	store := enginetest.Store(t, tsdb.TSI1IndexName)
 	if err := store.CreateShard(db, policy, 1, true); err != nil {
 		t.Fatal(err)
 	}
@@ -80,9 +81,7 @@ func TestSketchesOfManySeriesAreNearlyRight(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := store.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.WritePoints(t, store, 1, points...)
 	}
 	var s Sketches
 	exact, hashes, counts, err := s.of(t.Context(), store, []uint64{1})

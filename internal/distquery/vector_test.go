@@ -13,11 +13,10 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
 
 	"concord/internal/budget"
-	"concord/internal/entropy/tsmfile"
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
@@ -152,9 +151,7 @@ func (c *testCluster) fill(t *testing.T, rng *rand.Rand) {
 		for _, s := range c.stores() {
 			for _, id := range s.ShardIDs() {
 				if rng.IntN(2) == 0 {
-					if err := mustEngine(t, s.Shard(id)).WriteSnapshot(); err != nil {
-						t.Fatal(err)
-					}
+					enginetest.Flush(t, s.Shard(id))
 				}
 			}
 		}
@@ -170,15 +167,6 @@ func (c *testCluster) mixed(rng *rand.Rand, minute int64) string {
 		return fmt.Sprintf(",x=%di", rng.IntN(100))
 	}
 	return ""
-}
-
-func mustEngine(t *testing.T, sh *tsdb.Shard) *tsm1.Engine {
-	t.Helper()
-	e, err := tsmfile.EngineOf(sh)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e
 }
 
 func pick(rng *rand.Rand, of ...string) string { return of[rng.IntN(len(of))] }
@@ -296,7 +284,7 @@ func TestDamagedFilesAreNotRead(t *testing.T) {
 	c.write(t, lines(9))
 	bad := c.nodes[0]
 	for _, id := range bad.store.ShardIDs() {
-		e := mustEngine(t, bad.store.Shard(id))
+		e := enginetest.Engine(t, bad.store.Shard(id))
 		if err := e.WriteSnapshot(); err != nil {
 			t.Fatal(err)
 		}

@@ -13,10 +13,9 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine" // registers the tsm1 engine
-	_ "github.com/influxdata/influxdb/tsdb/index"  // registers the indexes
 	"go.uber.org/zap"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/seriesindex"
 	"concord/internal/writecache"
@@ -45,9 +44,7 @@ func TestDatabaseIsNotRemovedWhileAShardOfItIs(t *testing.T) {
 				for i := range 5000 {
 					points = append(points, point(fmt.Sprint(i)))
 				}
-				if err := s.WriteToShard(tsdb.WriteContext{}, id, points); err != nil {
-					t.Fatal(err)
-				}
+				enginetest.WritePoints(t, s, id, points...)
 				removed := make(chan error, 1)
 				go func() { removed <- s.DeleteShard(id) }()
 				for s.Shard(id) != nil {
@@ -370,11 +367,7 @@ type written struct {
 
 func mustStore(t *testing.T, index string) written {
 	t.Helper()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.Dir, s.EngineOptions.Config.WALDir = s.Path(), filepath.Join(dir, "wal")
-	s.EngineOptions.IndexVersion = index
+	s := enginetest.New(t.TempDir(), index)
 	thresholds := writecache.Prepare(&s.EngineOptions)
 	if err := s.Open(); err != nil {
 		t.Fatal(err)

@@ -13,14 +13,13 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"concord/internal/drops"
+	"concord/internal/enginetest"
 	"concord/internal/writecache"
 )
 
@@ -29,15 +28,12 @@ const shard = 7
 // mustOpen opens the engine's store in dir, with ours over it.
 func mustOpen(t *testing.T, dir string) *Store {
 	t.Helper()
-	e := tsdb.NewStore(filepath.Join(dir, "data"))
-	e.EngineOptions.Config = tsdb.NewConfig()
-	e.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	e.EngineOptions.IndexVersion = "tsi1"
+	e := enginetest.New(dir, tsdb.TSI1IndexName)
 	thresholds := writecache.Prepare(&e.EngineOptions)
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
 	}
-	folders := []string{filepath.Join(dir, "data"), filepath.Join(dir, "wal")}
+	folders := []string{e.Path(), e.EngineOptions.Config.WALDir}
 	writes := writecache.Wrap(e, thresholds, zap.NewNop())
 	s := New(writes, drops.New(e, writes.Hold), folders, Free, zap.NewNop())
 	t.Cleanup(func() { mustClose(t, s) })

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"concord/internal/batch"
+	"concord/internal/enginetest"
 	"concord/internal/order"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
@@ -190,7 +191,7 @@ func TestEngineKeepsNothingOfAReleasedBatch(t *testing.T) {
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
 		t.Run(index, func(t *testing.T) {
 			t.Parallel()
-			batches, plain := replicationtest.StoreWith(t, index), replicationtest.StoreWith(t, index)
+			batches, plain := enginetest.Store(t, index), enginetest.Store(t, index)
 			srv := serverOf(t, batches)
 			if err := plain.CreateShard(db, policy, shardID, true); err != nil {
 				t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 
 	"concord/internal/cluster"
 	"concord/internal/deletes"
+	"concord/internal/enginetest"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
@@ -24,7 +25,7 @@ const (
 
 var (
 	mustStore  = replicationtest.Store
-	mustPoints = replicationtest.Points
+	mustPoints = enginetest.Points
 	count      = replicationtest.Count
 	values     = replicationtest.Values
 	await      = replicationtest.Await

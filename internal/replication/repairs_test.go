@@ -7,6 +7,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/patch"
 	"concord/internal/order"
 	"concord/internal/replication/replicationtest"
@@ -57,9 +58,7 @@ func TestRepairLeavesWhatWasWrittenSinceItRead(t *testing.T) {
 		if !asked {
 			continue // the repair reads anew
 		}
-		if err := repairs.WriteToShard(tsdb.WriteContext{}, shardID, mustPoints(t, "m v=1 1")); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.Write(t, repairs, shardID, "m v=1 1")
 		if got := values(t, s, "m"); len(got) != 1 || got[0] != 2 {
 			t.Errorf("the owner has %v, want what was written last", got)
 		}

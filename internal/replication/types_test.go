@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 
+	"concord/internal/enginetest"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
 )
@@ -30,9 +31,7 @@ func mustWrite(t testing.TB, s *tsdb.Store, lines string) {
 	if err := s.CreateShard(db, policy, shardID, true); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.WriteToShard(tsdb.WriteContext{}, shardID, mustPoints(t, lines)); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.Write(t, s, shardID, lines)
 }
 
 // typesIn are the types of the fields of a measurement in a store.

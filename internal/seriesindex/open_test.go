@@ -7,10 +7,10 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/enginetest"
 	"concord/internal/seriesindex"
 )
 
@@ -22,26 +22,14 @@ func TestShardThatWasBeingMadeHasTheIndexOfItsDatabase(t *testing.T) {
 	data, wal := filepath.Join(dir, "data"), filepath.Join(dir, "wal")
 	open := func(index string) *tsdb.Store {
 		t.Helper()
-		s := tsdb.NewStore(data)
-		s.EngineOptions.Config.WALDir = wal
-		s.EngineOptions.IndexVersion = index
-		if err := s.Open(); err != nil {
-			t.Fatal(err)
-		}
-		return s
+		return enginetest.Open(t, enginetest.New(dir, index))
 	}
 	mustMake := func(s *tsdb.Store, db string, id uint64) {
 		t.Helper()
 		if err := s.CreateShard(db, "rp", id, true); err != nil {
 			t.Fatal(err)
 		}
-		points, err := models.ParsePointsString("m v=1 1")
-		if err == nil {
-			err = s.WriteToShard(tsdb.WriteContext{}, id, points)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		enginetest.Write(t, s, id, "m v=1 1")
 	}
 	s := open(tsdb.InmemIndexName)
 	mustMake(s, "inmem", 1)
@@ -80,7 +68,6 @@ func TestShardThatWasBeingMadeHasTheIndexOfItsDatabase(t *testing.T) {
 		t.Errorf("the second time it made the index of %v, %v", made, err)
 	}
 	s = open(tsdb.TSI1IndexName)
-	defer s.Close()
 	if got := s.Shard(1).IndexType(); got != tsdb.InmemIndexName {
 		t.Errorf("a shard with points has the index %q now", got)
 	}

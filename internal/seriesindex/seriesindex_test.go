@@ -5,10 +5,10 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/enginetest"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/seriesindex"
 )
@@ -18,7 +18,7 @@ const series = 5
 // store returns a store with one shard that has a point of each series.
 func store(t *testing.T, index string) (*tsdb.Store, *tsdb.Shard) {
 	t.Helper()
-	s := replicationtest.StoreWith(t, index)
+	s := enginetest.Store(t, index)
 	if err := s.CreateShard(replicationtest.DB, replicationtest.Policy, replicationtest.Shard, true); err != nil {
 		t.Fatal(err)
 	}
@@ -30,13 +30,7 @@ func store(t *testing.T, index string) (*tsdb.Store, *tsdb.Shard) {
 
 func write(t *testing.T, s *tsdb.Store, n int) {
 	t.Helper()
-	points, err := models.ParsePointsString(fmt.Sprintf("m,s=%d v=1 10", n))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.WriteToShard(tsdb.WriteContext{}, replicationtest.Shard, points); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.Write(t, s, replicationtest.Shard, fmt.Sprintf("m,s=%d v=1 10", n))
 }
 
 func drop(t *testing.T, s *tsdb.Store, tag string) {

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
+	"concord/internal/enginetest"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
@@ -162,16 +163,10 @@ func TestMissingShardIsMadeOfFiles(t *testing.T) {
 		t.Error(d)
 	}
 	mustWrite(t, dst.Store.Store, 7, "m,host=later s=\"x\" 1") // it takes writes
-	path := dst.Store.Path()
 	if err := dst.Store.Close(); err != nil {
 		t.Fatal(err)
 	}
-	again := tsdb.NewStore(path)
-	again.EngineOptions = dst.Store.EngineOptions
-	if err := again.Open(); err != nil {
-		t.Fatal(err)
-	}
-	defer again.Close()
+	again := enginetest.Open(t, enginetest.Again(dst.Store.Store))
 	if d := cmp.Diff(want, contents(t, again, 7)); d != "" {
 		t.Error("after a restart:", d)
 	}

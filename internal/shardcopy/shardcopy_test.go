@@ -7,17 +7,13 @@ import (
 	"errors"
 	"io"
 	"net"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -26,37 +22,21 @@ import (
 
 	"concord/internal/compactions"
 	"concord/internal/drops"
-	"concord/internal/entropy/tsmfile"
+	"concord/internal/enginetest"
 	"concord/internal/rpc"
 )
 
 func mustStore(t *testing.T) *tsdb.Store {
 	t.Helper()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
+	s := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
 	s.EngineOptions.CompactionDisabled = true // tests count files and bytes
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
+	return enginetest.Open(t, s)
 }
 
 func mustWrite(t *testing.T, s *tsdb.Store, id uint64, lines string) {
 	t.Helper()
-	points, err := models.ParsePointsString(lines)
-	if err == nil {
-		err = s.CreateShard("db", "rp", id, true)
-	}
-	if err == nil {
-		err = s.WriteToShard(tsdb.WriteContext{}, id, points)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	enginetest.Shard(t, s, id)
+	enginetest.Write(t, s, id, lines)
 }
 
 // mustDelete deletes the points of measurement m that a condition names.
@@ -138,10 +118,7 @@ func TestWhatTheEngineDoesNotKnowAsDeletedDoesNotLeave(t *testing.T) {
 			t.Fatal(err)
 		}
 		mustNotCompact(t, src, 7)
-		engine, err := tsmfile.EngineOf(src.Shard(7))
-		if err != nil {
-			t.Fatal(err)
-		}
+		engine := enginetest.Engine(t, src.Shard(7))
 		for _, f := range engine.FileStore.Files() {
 			batch := f.BatchDelete()
 			for _, host := range hosts {

@@ -2,40 +2,26 @@ package snapshot
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
-	"github.com/influxdata/influxdb/models"
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"go.uber.org/zap"
-
-	"concord/internal/entropy/tsmfile"
 )
 
 // A compaction that replaces files while a snapshot links them makes the engine leave them out without an error.
 func TestSnapshotWithoutFilesIsNotTaken(t *testing.T) {
 	t.Parallel()
-	s := tsdb.NewStore(t.TempDir())
-	s.EngineOptions.Config.WALDir = t.TempDir()
+	s := enginetest.New(t.TempDir(), tsdb.InmemIndexName)
 	s.EngineOptions.CompactionDisabled = true // the test compacts
-	if err := errors.Join(s.Open(), s.CreateShard("db", "rp", 1, true)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	engine, err := tsmfile.EngineOf(s.Shard(1))
-	if err != nil {
-		t.Fatal(err)
-	}
+	engine := enginetest.Engine(t, enginetest.Shard(t, enginetest.Open(t, s), 1))
 	for i := range 2 {
-		p := models.MustNewPoint("m", nil, models.Fields{"v": 1.0}, time.Unix(int64(i), 0))
-		err := s.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{p})
-		if err := errors.Join(err, engine.WriteSnapshot()); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.Write(t, s, 1, fmt.Sprintf("m v=1 %d", i))
+		enginetest.Flush(t, s.Shard(1))
 	}
 	files := engine.FileStore.Files()
 	var old []string

@@ -10,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -81,9 +82,7 @@ func TestNoSnapshotIsWrittenWhileAShardIsClosed(t *testing.T) {
 
 func mustWrite(t *testing.T, s *Store, points ...models.Point) {
 	t.Helper()
-	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.WritePoints(t, s, 1, points...)
 }
 
 // last is the value of the last point of a series, as a query sees it.

@@ -2,26 +2,22 @@ package writecache
 
 import (
 	"fmt"
-	"path/filepath"
 	"reflect"
 	"sync"
 	"testing"
 	"time"
 
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"go.uber.org/zap"
 )
 
 func mustOpen(t *testing.T) *Store {
 	t.Helper()
-	dir := t.TempDir()
-	e := tsdb.NewStore(filepath.Join(dir, "data"))
-	e.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	e.EngineOptions.IndexVersion = tsdb.TSI1IndexName
+	e := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
 	thresholds := Prepare(&e.EngineOptions)
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
@@ -43,11 +39,7 @@ func point(series int, at int64) models.Point {
 
 func engineOf(t *testing.T, s *Store, id uint64) *tsm1.Engine {
 	t.Helper()
-	e, err := s.Shard(id).Engine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.(*tsm1.Engine)
+	return enginetest.Engine(t, s.Shard(id))
 }
 
 // points counts those of a series that a query sees.

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -26,11 +25,11 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/zeebo/xxh3"
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
@@ -178,17 +177,8 @@ func randomBlock(t *testing.T) []byte {
 
 func mustWritable(t *testing.T) *tsdb.Store {
 	t.Helper()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
+	s := enginetest.Store(t, tsdb.InmemIndexName)
+	enginetest.Shard(t, s, 1)
 	return s
 }
 

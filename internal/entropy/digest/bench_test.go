@@ -11,6 +11,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 )
 
@@ -41,13 +42,9 @@ func BenchmarkDigest(b *testing.B) {
 				points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": kind.value(i)},
 					time.Unix(0, int64(i)*6))
 			}
-			if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-				b.Fatal(err)
-			}
+			enginetest.WritePoints(b, s, 1, points...)
 		}
-		if err := engineOf(b, s, 1).WriteSnapshot(); err != nil {
-			b.Fatal(err)
-		}
+		enginetest.Flush(b, s.Shard(1))
 		rate := func(b *testing.B) {
 			b.ReportMetric(float64(b.N)*series*perSeries/b.Elapsed().Seconds()/1e6, "Mpoints/s")
 		}

@@ -17,11 +17,10 @@ import (
 	"github.com/influxdata/influxql"
 	"pgregory.net/rapid"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/tsmfile"
 )
-
-type fataler interface{ Fatal(...any) }
 
 // cached is a shard with a cache of its digests.
 type cached struct {
@@ -41,7 +40,7 @@ func newCached(t *testing.T) *cached {
 	return c
 }
 
-func (c *cached) reopen(t fataler) {
+func (c *cached) reopen(t enginetest.T) {
 	var err error
 	if c.cache, err = digest.OpenCache(c.dir); err != nil {
 		t.Fatal(err)
@@ -50,17 +49,12 @@ func (c *cached) reopen(t fataler) {
 
 func (c *cached) file() string { return filepath.Join(c.dir, "1.digests") }
 
-func (c *cached) write(t fataler, lines string) {
-	points, err := models.ParsePointsString(lines)
-	if err == nil {
-		err = c.store.WriteToShard(tsdb.WriteContext{}, 1, points)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+func (c *cached) write(t enginetest.T, lines string) {
+	t.Helper()
+	enginetest.Write(t, c.store, 1, lines)
 }
 
-func (c *cached) delete(t fataler, name string, min, max int64) {
+func (c *cached) delete(t enginetest.T, name string, min, max int64) {
 	cond := influxql.MustParseExpr(fmt.Sprintf("time >= %d AND time <= %d", min, max))
 	c.deletes++
 	if err := c.store.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: name}}, cond); err != nil {
@@ -68,7 +62,7 @@ func (c *cached) delete(t fataler, name string, min, max int64) {
 	}
 }
 
-func (c *cached) view(t fataler) *digest.View {
+func (c *cached) view(t enginetest.T) *digest.View {
 	sh := c.store.Shard(1)
 	v, err := c.cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) {
 		mod, err := sh.LastModifiedWithErr()
@@ -98,7 +92,7 @@ func lines(out *[]line) func(*digest.SeriesField) error {
 }
 
 // same fails unless a view has what the shard has.
-func (c *cached) same(t fataler) (read, reused int) {
+func (c *cached) same(t enginetest.T) (read, reused int) {
 	v := c.view(t)
 	defer v.Close()
 	for _, until := range []int64{math.MaxInt64, shardRange.Start + (shardRange.End-shardRange.Start)/3} {
@@ -178,11 +172,11 @@ func TestCacheIsWhatTheShardHolds(t *testing.T) {
 							"time")))
 				}
 			case "flush":
-				if err := engineOf(t, c.store, 1).WriteSnapshot(); err != nil {
+				if err := enginetest.Engine(t, c.store.Shard(1)).WriteSnapshot(); err != nil {
 					rt.Fatal(err)
 				}
 			case "compact":
-				if err := engineOf(t, c.store, 1).ScheduleFullCompaction(); err != nil {
+				if err := enginetest.Engine(t, c.store.Shard(1)).ScheduleFullCompaction(); err != nil {
 					rt.Fatal(err)
 				}
 			case "delete":
@@ -234,9 +228,7 @@ func TestCacheReadsWhatChanged(t *testing.T) {
 	}
 	flush := func() {
 		t.Helper()
-		if err := engineOf(t, c.store, 1).WriteSnapshot(); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.Flush(t, c.store.Shard(1))
 	}
 	check("first", 100, 0)
 	flush()
@@ -251,7 +243,8 @@ func TestCacheReadsWhatChanged(t *testing.T) {
 	c.reopen(t)
 	check("after another restart", 0, 100)
 	c.delete(t, "cpu", shardRange.End-1, shardRange.End-1)
-	engineOf(t, c.store, 1).SetCompactionsEnabled(false) // one of the file with tombstones would come a second later
+	// A compaction of the file with tombstones would come a second later.
+	enginetest.Engine(t, c.store.Shard(1)).SetCompactionsEnabled(false)
 	check("a delete", 50, 50)
 	c.write(t, fmt.Sprintf("mem,host=1 free=1i %d", shardRange.Start))
 	check("another measurement", 1, 100)
@@ -268,9 +261,7 @@ func TestCacheReadsWindowsThatChanged(t *testing.T) {
 	}
 	flush := func() {
 		t.Helper()
-		if err := engineOf(t, c.store, 1).WriteSnapshot(); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.Flush(t, c.store.Shard(1))
 	}
 	check := func(what string, points uint64) {
 		t.Helper()
@@ -294,7 +285,7 @@ func TestCacheReadsWindowsThatChanged(t *testing.T) {
 	check("unchanged, after a restart", 0)
 	c.delete(t, "m", shardRange.Start+9*width, shardRange.Start+9*width)
 	check("a delete", 2*digest.Windows)
-	if err := engineOf(t, c.store, 1).ScheduleFullCompaction(); err != nil {
+	if err := enginetest.Engine(t, c.store.Shard(1)).ScheduleFullCompaction(); err != nil {
 		t.Fatal(err)
 	}
 	c.write(t, fmt.Sprintf("m f=5 %d", shardRange.Start+9*width))
@@ -382,13 +373,9 @@ func BenchmarkCache(b *testing.B) {
 			points[i] = models.MustNewPoint("cpu", tags, models.Fields{"v": float64(i%1000) / 4},
 				time.Unix(0, int64(i)))
 		}
-		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-			b.Fatal(err)
-		}
+		enginetest.WritePoints(b, s, 1, points...)
 	}
-	if err := engineOf(b, s, 1).WriteSnapshot(); err != nil {
-		b.Fatal(err)
-	}
+	enginetest.Flush(b, s.Shard(1))
 	c := &cached{store: s, dir: b.TempDir()}
 	c.reopen(b)
 	c.view(b).Close()

@@ -7,10 +7,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 )
@@ -69,28 +68,14 @@ func TestShardIsClosedWhileItIsRead(t *testing.T) {
 func mustFlushed(t *testing.T, series int) *tsdb.Shard {
 	t.Helper()
 	s := openStore(t)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
-	var lines []byte
+	sh := enginetest.Shard(t, s, 1)
+	var lines []string
 	for i := range series {
-		lines = fmt.Appendf(lines, "m%d v=1 1\n", i)
+		lines = append(lines, fmt.Sprintf("m%d v=1 1", i))
 	}
-	points, err := models.ParsePoints(lines)
-	if err == nil {
-		err = s.WriteToShard(tsdb.WriteContext{}, 1, points)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	engine, err := s.Shard(1).Engine()
-	if err == nil {
-		err = engine.(*tsm1.Engine).WriteSnapshot()
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s.Shard(1)
+	enginetest.Write(t, s, 1, lines...)
+	enginetest.Flush(t, sh)
+	return sh
 }
 
 // answers reports whether a shard answers, and is not being closed.

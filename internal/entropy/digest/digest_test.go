@@ -12,12 +12,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"pgregory.net/rapid"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
@@ -30,17 +28,9 @@ var shardRange = digest.Range{Start: 0, End: 64_000}
 // openStore returns an engine's store that closes with the test.
 func openStore(t testing.TB) *tsdb.Store {
 	t.Helper()
-	s := tsdb.NewStore(t.TempDir())
+	s := enginetest.New(t.TempDir(), tsdb.InmemIndexName)
 	s.EngineOptions.MonitorDisabled = true // it disables the snapshots of a shard that it finds idle
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = t.TempDir()
-	s.EngineOptions.Config.WALFsyncDelay = 0
-	s.EngineOptions.IndexVersion = tsdb.InmemIndexName
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
+	return enginetest.Open(t, s)
 }
 
 // id names a point: what a model keeps of it but its value.
@@ -86,14 +76,6 @@ func write(t interface{ Fatal(...any) }, s *tsdb.Store, shard uint64, series, fi
 	if err != nil {
 		t.Fatal(err)
 	}
-}
-
-func engineOf(t interface{ Fatal(...any) }, s *tsdb.Store, shard uint64) *tsm1.Engine {
-	e, err := s.Shard(shard).Engine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.(*tsm1.Engine)
 }
 
 // all returns the digests of a shard by series and field, checking their order.
@@ -173,11 +155,9 @@ func TestUnequalShardsAreHealed(t *testing.T) {
 					}
 				}
 			case 11:
-				if err := engineOf(t, dirty, shard).WriteSnapshot(); err != nil {
-					t.Fatal(err)
-				}
+				enginetest.Flush(t, dirty.Shard(shard))
 			case 12:
-				if err := engineOf(t, dirty, shard).ScheduleFullCompaction(); err != nil {
+				if err := enginetest.Engine(t, dirty.Shard(shard)).ScheduleFullCompaction(); err != nil {
 					t.Fatal(err)
 				}
 			}

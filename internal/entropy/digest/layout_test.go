@@ -25,6 +25,7 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 )
 
@@ -201,19 +202,11 @@ func newArranged(t *testing.T) *arrangedShards {
 	t.Helper()
 	a := &arrangedShards{t: t, shards: make([]*arranged, 2)}
 	for _, index := range []string{tsdb.InmemIndexName, tsdb.TSI1IndexName} {
-		dir := memDir(t)
-		s := tsdb.NewStore(filepath.Join(dir, "data"))
-		s.EngineOptions.Config = tsdb.NewConfig()
-		s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-		s.EngineOptions.IndexVersion = index
+		s := enginetest.New(memDir(t), index)
 		// Compactions are those of the test alone, and nobody switches them off.
 		s.EngineOptions.MonitorDisabled = true
 		s.EngineOptions.CompactionPlannerCreator = func(tsdb.Config) interface{} { return idlePlanner{} }
-		if err := s.Open(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { s.Close() })
-		a.stores = append(a.stores, s)
+		a.stores = append(a.stores, enginetest.Open(t, s))
 	}
 	var err error
 	if a.cache, err = digest.OpenCache(memDir(t)); err != nil {
@@ -283,10 +276,12 @@ type arranged struct {
 	stamp  digest.Stamp
 }
 
-func (s *arranged) engine(t fataler) *tsm1.Engine { return engineOf(t, s.store, s.shard) }
+func (s *arranged) engine(t enginetest.T) *tsm1.Engine {
+	return enginetest.Engine(t, s.store.Shard(s.shard))
+}
 
 // files are the shard's files, the oldest first.
-func (s *arranged) files(t fataler) []string {
+func (s *arranged) files(t enginetest.T) []string {
 	var out []string
 	for _, f := range s.engine(t).FileStore.Files() {
 		out = append(out, f.Path())
@@ -294,7 +289,7 @@ func (s *arranged) files(t fataler) []string {
 	return out
 }
 
-func (s *arranged) clear(t fataler) {
+func (s *arranged) clear(t enginetest.T) {
 	s.flush(t)
 	if err := s.engine(t).FileStore.Replace(s.files(t), nil); err != nil {
 		t.Fatal(err)
@@ -304,7 +299,7 @@ func (s *arranged) clear(t fataler) {
 	s.stamp.Deletes++
 }
 
-func (s *arranged) flush(t fataler) {
+func (s *arranged) flush(t enginetest.T) {
 	if err := s.engine(t).WriteSnapshot(); err != nil {
 		t.Fatal(err)
 	}
@@ -429,9 +424,7 @@ func (s *arranged) write(t *rapid.T, m model) {
 		}
 		points = append(points, pt)
 	}
-	if err := s.store.WriteToShard(tsdb.WriteContext{}, s.shard, points); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.WritePoints(t, s.store, s.shard, points...)
 	if len(odd) > 0 {
 		s.unsafe = true
 		if err := s.engine(t).Cache.WriteMulti(odd); err != nil {
@@ -442,7 +435,7 @@ func (s *arranged) write(t *rapid.T, m model) {
 }
 
 // register makes a series and its field known.
-func (s *arranged) register(t fataler, p id) {
+func (s *arranged) register(t enginetest.T, p id) {
 	e := s.engine(t)
 	name, tags := models.ParseKeyBytes([]byte(p.series))
 	if err := e.CreateSeriesIfNotExists([]byte(p.series), name, tags, tsdb.NoopStatsTracker()); err != nil {
@@ -505,7 +498,7 @@ func (s *arranged) file(t *rapid.T, m model) {
 const keyFieldSeparator = "#!~#"
 
 // encodeBlock encodes NaNs, too, which the engine reads and does not write.
-func encodeBlock(t fataler, values tsm1.Values) []byte {
+func encodeBlock(t enginetest.T, values tsm1.Values) []byte {
 	b, err := values.Encode(nil)
 	if err == nil {
 		return b

@@ -19,6 +19,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/index/tsi1"
 	"github.com/influxdata/influxql"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 )
 
@@ -76,9 +77,7 @@ func TestMemoryDoesNotGrowWithSeries(t *testing.T) {
 		}},
 		{"cache brought up to date", func() {
 			write(t, s, 1, "cpu,host=0000007", "v", 5, 1.0)
-			if err := engineOf(t, s, 1).WriteSnapshot(); err != nil {
-				t.Fatal(err)
-			}
+			enginetest.Flush(t, s.Shard(1))
 			v, err := cache.View(context.Background(), sh, key, shardRange, func() (digest.Stamp, error) {
 				return digest.Stamp{LastModified: 2}, nil
 			})
@@ -135,23 +134,9 @@ func heapPeak(do func()) uint64 {
 // openManySeries returns a store whose shard 1 has n series with three points each in one file.
 func openManySeries(t testing.TB, n int) *tsdb.Store {
 	t.Helper()
-	dir := memDir(t)
-	open := func() *tsdb.Store {
-		s := tsdb.NewStore(filepath.Join(dir, "data"))
-		s.EngineOptions.Config = tsdb.NewConfig()
-		s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-		s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
-		s.EngineOptions.MonitorDisabled = true
-		if err := s.Open(); err != nil {
-			t.Fatal(err)
-		}
-		return s
-	}
-	s := open()
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
-	e := engineOf(t, s, 1)
+	s := enginetest.New(memDir(t), tsdb.TSI1IndexName)
+	s.EngineOptions.MonitorDisabled = true
+	e := enginetest.Engine(t, enginetest.Shard(t, enginetest.Open(t, s), 1))
 	path := filepath.Join(e.Path(),
 		tsm1.DefaultFormatFileName(e.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
 	f, err := os.Create(path)
@@ -207,8 +192,7 @@ func openManySeries(t testing.TB, n int) *tsdb.Store {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = open() // without what building it left in memory
-	t.Cleanup(func() { s.Close() })
+	s = enginetest.Open(t, enginetest.Again(s)) // without what building it left in memory
 	index, err = s.Shard(1).Index()
 	if err != nil {
 		t.Fatal(err)

@@ -3,14 +3,14 @@ package digest
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
 )
 
 // Keys that do not fit into memory come in the same order as those that do.
@@ -62,18 +62,8 @@ func TestRunIsNotCopiedForEachKey(t *testing.T) {
 // storeOfSeries has a shard with series of measurements of which one is the beginning of another. They order by keys.
 func storeOfSeries(t *testing.T, n int) (s *tsdb.Store, keys []string) {
 	t.Helper()
-	dir := t.TempDir()
-	s = tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	s.EngineOptions.IndexVersion = tsdb.TSI1IndexName
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
+	s = enginetest.Store(t, tsdb.TSI1IndexName)
+	enginetest.Shard(t, s, 1)
 	var points []models.Point
 	for i := range n {
 		name := []string{"a", "a b", "a!", "ab"}[i%4]
@@ -82,9 +72,7 @@ func storeOfSeries(t *testing.T, n int) (s *tsdb.Store, keys []string) {
 		}), models.Fields{"v": 1.0}, time.Unix(0, 1))
 		points, keys = append(points, p), append(keys, string(p.Key()))
 	}
-	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.WritePoints(t, s, 1, points...)
 	return s, keys
 }
 

@@ -7,10 +7,10 @@ import (
 	"sync"
 	"testing"
 
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-
-	"concord/internal/entropy/tsmfile"
 )
 
 // healAll checks a shard, heals what is hidden, and returns that.
@@ -189,10 +189,7 @@ func TestCheckBesideWritesAndDeletes(t *testing.T) {
 				}
 			}
 		}()
-		engine, err := tsmfile.EngineOf(n.Shard(id))
-		if err != nil {
-			t.Fatal(err)
-		}
+		engine := enginetest.Engine(t, n.Shard(id))
 		var c Checker
 		for range 30 {
 			if found, err := c.Check(context.Background(), n.Shard(id), 0, nil); err != nil || len(found) > 0 {

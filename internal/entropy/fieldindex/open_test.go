@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"github.com/influxdata/influxql"
@@ -292,16 +294,10 @@ func TestOtherBadShardsStayKnown(t *testing.T) {
 	n.write("m,h=a f=1 1")
 	n.otherType(`m,h=b f="x" 3`)
 	c := n.copied()
-	c.Store = tsdb.NewStore(c.Data)
-	c.EngineOptions.IndexVersion = c.index
-	c.EngineOptions.Config.WALDir = c.Folders.WAL
 	if err := os.Remove(filepath.Join(c.dir(), logName)); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Store.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Store.Close() })
+	c.Store = enginetest.Open(t, enginetest.New(filepath.Dir(c.Data), c.index))
 	c.SetShardOpenErrorForTest(99, errors.New("its disk is away"))
 	want := c.GetBadShardList()[99].Error()
 	(&Start{Folders: c.Folders}).AfterOpen(c.Store)

@@ -6,17 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
-	"github.com/influxdata/influxdb/models"
+	"concord/internal/enginetest"
+
 	"github.com/influxdata/influxdb/query"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
-
-	"concord/internal/entropy/tsmfile"
 )
 
 const (
@@ -59,15 +55,7 @@ func (n *node) open() {
 	if n.start, err = BeforeOpen(n.Folders); err != nil {
 		n.t.Fatal(err)
 	}
-	n.Store = tsdb.NewStore(n.Data)
-	n.EngineOptions.IndexVersion = n.index
-	n.EngineOptions.Config.WALDir = n.Folders.WAL
-	n.EngineOptions.Config.Index = n.index
-	if err := n.Store.Open(); err != nil {
-		n.t.Fatal(err)
-	}
-	store := n.Store
-	n.t.Cleanup(func() { store.Close() })
+	n.Store = enginetest.Open(n.t, enginetest.New(filepath.Dir(n.Data), n.index))
 	n.start.AfterOpen(n.Store)
 }
 
@@ -101,22 +89,12 @@ func (n *node) write(lines ...string) {
 
 func (n *node) tryWrite(lines ...string) error {
 	n.t.Helper()
-	points, err := models.ParsePointsString(strings.Join(lines, "\n"))
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return n.WriteToShard(tsdb.WriteContext{}, id, points)
+	return n.WriteToShard(tsdb.WriteContext{}, id, enginetest.Points(n.t, lines...))
 }
 
 func (n *node) flush() {
 	n.t.Helper()
-	engine, err := tsmfile.EngineOf(n.Shard(id))
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	if err := engine.WriteSnapshot(); err != nil {
-		n.t.Fatal(err)
-	}
+	enginetest.Flush(n.t, n.Shard(id))
 }
 
 // drop drops a measurement as the engine does, with nothing of this package.

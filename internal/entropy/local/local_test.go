@@ -12,14 +12,13 @@ import (
 
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 
 	"concord/internal/cluster"
 	"concord/internal/copystate"
 	"concord/internal/drops"
+	"concord/internal/enginetest"
 	"concord/internal/entropy"
 	"concord/internal/entropy/entropytest"
 	"concord/internal/entropy/pace"
@@ -27,14 +26,7 @@ import (
 
 func mustStore(t *testing.T) *tsdb.Store {
 	t.Helper()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
+	return enginetest.Store(t, tsdb.InmemIndexName)
 }
 
 // mustDeps is what the copies in a store need.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 )
@@ -24,8 +24,7 @@ const shardID = 7
 type node struct {
 	t     testing.TB
 	store *tsdb.Store
-	path  string
-	wal   string
+	dir   string
 
 	index     string
 	tagValues int
@@ -35,17 +34,14 @@ func newNode(t testing.TB) *node { return newNodeWith(t, "tsi1", 0) }
 
 // newNodeWith has an index, which with inmem takes so many values of a tag; 0 is no limit.
 func newNodeWith(t testing.TB, index string, tagValues int) *node {
-	n := &node{t: t, path: t.TempDir(), wal: filepath.Join(t.TempDir(), "wal"), index: index, tagValues: tagValues}
+	n := &node{t: t, dir: t.TempDir(), index: index, tagValues: tagValues}
 	n.open()
 	t.Cleanup(func() { n.store.Close() })
 	return n
 }
 
 func (n *node) open() {
-	n.store = tsdb.NewStore(n.path)
-	n.store.EngineOptions.Config.WALDir = n.wal
-	n.store.EngineOptions.IndexVersion = n.index
-	n.store.EngineOptions.Config.Index = n.index
+	n.store = enginetest.New(n.dir, n.index)
 	n.store.EngineOptions.Config.MaxValuesPerTag = n.tagValues
 	if err := n.store.Open(); err != nil {
 		n.t.Fatal(err)
@@ -60,27 +56,15 @@ func (n *node) reopen() {
 }
 
 func (n *node) engine() *tsm1.Engine {
-	e, err := n.store.Shard(shardID).Engine()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return e.(*tsm1.Engine)
+	return enginetest.Engine(n.t, n.store.Shard(shardID))
 }
 
 // write takes lines "m,host=a f=1 10" through the engine's write path.
 func (n *node) write(lines ...string) {
 	if n.store.Shard(shardID) == nil {
-		if err := n.store.CreateShard("db", "rp", shardID, true); err != nil {
-			n.t.Fatal(err)
-		}
+		enginetest.Shard(n.t, n.store, shardID)
 	}
-	points, err := models.ParsePointsString(strings.Join(lines, "\n"))
-	if err == nil {
-		err = n.store.WriteToShard(tsdb.WriteContext{}, shardID, points)
-	}
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	enginetest.Write(n.t, n.store, shardID, lines...)
 }
 
 // flush makes the write cache a file.

@@ -13,10 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 )
@@ -33,16 +31,10 @@ type node struct {
 
 func (n *node) open() {
 	n.t.Helper()
-	n.store = tsdb.NewStore(filepath.Join(n.dir, "data"))
-	n.store.EngineOptions.Config.WALDir = filepath.Join(n.dir, "wal")
-	n.store.EngineOptions.IndexVersion, n.store.EngineOptions.Config.Index = n.index, n.index
-	if err := n.store.Open(); err != nil {
-		n.t.Fatal(err)
-	}
+	n.store = enginetest.Open(n.t, enginetest.New(n.dir, n.index))
 	if len(n.store.GetBadShardList()) > 0 {
 		n.t.Fatal(n.store.GetBadShardList())
 	}
-	n.t.Cleanup(func() { n.store.Close() })
 }
 
 // crash opens a store over what is on disk at this moment.
@@ -62,11 +54,7 @@ func (n *node) crash() {
 }
 
 func (n *node) write(lines ...string) error {
-	points, err := models.ParsePointsString(strings.Join(lines, "\n"))
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return n.store.WriteToShard(tsdb.WriteContext{}, shardID, points)
+	return n.store.WriteToShard(tsdb.WriteContext{}, shardID, enginetest.Points(n.t, lines...))
 }
 
 func (n *node) mustWrite(lines ...string) {
@@ -78,13 +66,7 @@ func (n *node) mustWrite(lines ...string) {
 
 func (n *node) flush() {
 	n.t.Helper()
-	e, err := n.store.Shard(shardID).Engine()
-	if err == nil {
-		err = e.(*tsm1.Engine).WriteSnapshot()
-	}
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	enginetest.Flush(n.t, n.store.Shard(shardID))
 }
 
 // all is what the shard holds, as digests see it.

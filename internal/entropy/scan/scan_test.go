@@ -15,18 +15,13 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"pgregory.net/rapid"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/scan"
 	"concord/internal/entropy/tsmfile"
 )
-
-type fataler interface {
-	Fatal(...any)
-	Helper()
-}
 
 // shard is shard 1 of a store, and what it holds of the series m: field, time, value.
 type shard struct {
@@ -36,53 +31,37 @@ type shard struct {
 
 func newShard(t testing.TB) *shard {
 	t.Helper()
-	s := &shard{store: tsdb.NewStore(t.TempDir()), holds: make(map[string]map[int64]any)}
-	s.store.EngineOptions.Config.WALDir = t.TempDir()
+	s := &shard{store: enginetest.New(t.TempDir(), tsdb.InmemIndexName), holds: make(map[string]map[int64]any)}
 	s.store.EngineOptions.CompactionDisabled = true
-	if err := s.store.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.store.Close() })
-	if err := s.store.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.Shard(t, enginetest.Open(t, s.store), 1)
 	return s
 }
 
 func (s *shard) Shard() *tsdb.Shard { return s.store.Shard(1) }
 
-func (s *shard) engine(t fataler) *tsm1.Engine {
-	t.Helper()
-	e, err := s.Shard().Engine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.(*tsm1.Engine)
-}
+func (s *shard) engine(t enginetest.T) *tsm1.Engine { return enginetest.Engine(t, s.Shard()) }
 
-func (s *shard) write(t fataler, field string, values map[int64]any) {
+func (s *shard) write(t enginetest.T, field string, values map[int64]any) {
 	t.Helper()
 	var points []models.Point
 	for at, v := range values {
 		points = append(points, models.MustNewPoint("m", nil, models.Fields{field: v}, time.Unix(0, at)))
 	}
-	if err := s.store.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-		t.Fatal(err)
-	}
+	enginetest.WritePoints(t, s.store, 1, points...)
 	if s.holds[field] == nil {
 		s.holds[field] = make(map[int64]any)
 	}
 	maps.Copy(s.holds[field], values)
 }
 
-func (s *shard) flush(t fataler) {
+func (s *shard) flush(t enginetest.T) {
 	t.Helper()
 	if err := s.engine(t).WriteSnapshot(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (s *shard) delete(t fataler, min, max int64) {
+func (s *shard) delete(t enginetest.T, min, max int64) {
 	t.Helper()
 	cond := influxql.MustParseExpr(fmt.Sprintf("time >= %d AND time <= %d", min, max))
 	if err := s.store.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}}, cond); err != nil {
@@ -94,7 +73,7 @@ func (s *shard) delete(t fataler, min, max int64) {
 }
 
 // read returns the points of a field as lines, and fails unless they ascend.
-func read[V scan.Value](t fataler, r *scan.Reader, field string, min, max int64) (out []string, err error) {
+func read[V scan.Value](t enginetest.T, r *scan.Reader, field string, min, max int64) (out []string, err error) {
 	t.Helper()
 	if _, err := r.Seek([]byte("m"), field); err != nil {
 		return nil, err
@@ -120,7 +99,7 @@ func read[V scan.Value](t fataler, r *scan.Reader, field string, min, max int64)
 }
 
 // edges fails unless First and Last return the first and the last of the points.
-func edges[V scan.Value](t fataler, r *scan.Reader, min, max int64, points []string) {
+func edges[V scan.Value](t enginetest.T, r *scan.Reader, min, max int64, points []string) {
 	t.Helper()
 	for name, edge := range map[string]func(*scan.Reader, int64, int64) (int64, V, bool, error){
 		"first": scan.First[V], "last": scan.Last[V],
@@ -143,7 +122,7 @@ func edges[V scan.Value](t fataler, r *scan.Reader, min, max int64, points []str
 }
 
 // same fails unless a reader returns what the shard holds in [min, max].
-func (s *shard) same(t fataler, r *scan.Reader, field string, min, max int64) {
+func (s *shard) same(t enginetest.T, r *scan.Reader, field string, min, max int64) {
 	t.Helper()
 	var want []string
 	for _, at := range slices.Sorted(maps.Keys(s.holds[field])) {

@@ -1,7 +1,6 @@
 package scrub
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
 	"concord/internal/compactions"
+	"concord/internal/enginetest"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -22,10 +22,7 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*tsmfile
 	if err := os.WriteFile(not, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	e, err := tsmfile.EngineOf(sh)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := enginetest.Engine(t, sh)
 	more(t, plain, 16)
 	if n := len(e.FileStore.Files()); n != 17 {
 		t.Fatalf("%d files", n)
@@ -37,9 +34,7 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*tsmfile
 		t.Fatal(err)
 	}
 	damage(filepath.Join(plain.Path(), "db", "rp", "1", "000000001-000000001.tsm"))
-	s := tsdb.NewStore(plain.Path())
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = plain.EngineOptions.Config.WALDir
+	s := enginetest.New(filepath.Dir(plain.Path()), tsdb.InmemIndexName)
 	found := make(chan []*tsmfile.Damage, 100)
 	gate := NewGate(s.EngineOptions.Config, func(_ uint64, d []*tsmfile.Damage) { found <- d })
 	s.EngineOptions.CompactionPlannerCreator = gate.Planner
@@ -53,10 +48,7 @@ func gated(t *testing.T, damage func(path string)) (*tsdb.Store, chan []*tsmfile
 // fewer waits until a shard has that few files.
 func fewer(t *testing.T, s *tsdb.Store, n int) {
 	t.Helper()
-	e, err := tsmfile.EngineOf(s.Shard(1))
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := enginetest.Engine(t, s.Shard(1))
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	late := time.After(30 * time.Second)
@@ -85,17 +77,9 @@ func TestGateLetsSoundFilesPass(t *testing.T) {
 // The engine turns compactions on when an idle shard is written to, whoever holds them off.
 func TestNothingIsPlannedWhileCompactionsAreHeldOff(t *testing.T) {
 	t.Parallel()
-	s := tsdb.NewStore(t.TempDir())
-	s.EngineOptions.Config.WALDir = t.TempDir()
-	if err := errors.Join(s.Open(), s.CreateShard("db", "rp", 1, true)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	sh := s.Shard(1)
-	e, err := tsmfile.EngineOf(sh)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := enginetest.Store(t, tsdb.InmemIndexName)
+	sh := enginetest.Shard(t, s, 1)
+	e := enginetest.Engine(t, sh)
 	p := &planner{files: e.FileStore, gate: NewGate(s.EngineOptions.Config, nil)}
 	t.Cleanup(func() { p.gate.Close() })
 	planned := func() (is bool) {
@@ -140,10 +124,7 @@ func TestGateHoldsDamagedFilesBack(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("nothing was found")
 	}
-	e, err := tsmfile.EngineOf(s.Shard(1))
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := enginetest.Engine(t, s.Shard(1))
 	for range 3 { // plans of the engine, each of which would take the file
 		e.PlanCompactions()
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/influxdata/influxdb/tsdb"
 
+	"concord/internal/enginetest"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -26,13 +27,7 @@ func reopened(t *testing.T, s *tsdb.Store, change func()) (*tsdb.Store, map[uint
 	if err != nil {
 		t.Fatal(err)
 	}
-	next := tsdb.NewStore(s.Path())
-	next.EngineOptions.Config.WALDir = s.EngineOptions.Config.WALDir
-	if err := next.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { next.Close() })
-	return next, found
+	return enginetest.Open(t, enginetest.New(filepath.Dir(s.Path()), tsdb.InmemIndexName)), found
 }
 
 // A file that the engine cannot open costs what is in it, and not the whole shard, the process, or the start of the

@@ -17,10 +17,10 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 
 	"concord/internal/compactions"
+	"concord/internal/enginetest"
 	"concord/internal/entropy/tsmfile"
 )
 
@@ -36,18 +36,12 @@ func setAside(t *testing.T, sh *tsdb.Shard, dir string) (string, []*tsmfile.Dama
 // newShard has series a and b with 5000 points each in one file, of which a's from 1000 to 1999 are deleted.
 func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 	t.Helper()
-	s := tsdb.NewStore(t.TempDir())
-	s.EngineOptions.Config.WALDir = t.TempDir()
+	s := enginetest.New(t.TempDir(), tsdb.InmemIndexName)
 	gate := NewGate(s.EngineOptions.Config, nil)
 	s.EngineOptions.CompactionPlannerCreator = gate.Planner
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close(); gate.Close() })
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := compactions.Hold(s.Shard(1)); err != nil { // the engine compacts a file with tombstones soon
+	t.Cleanup(func() { gate.Close() })
+	sh := enginetest.Shard(t, enginetest.Open(t, s), 1)
+	if _, err := compactions.Hold(sh); err != nil { // the engine compacts a file with tombstones soon
 		t.Fatal(err)
 	}
 	var points []models.Point
@@ -57,21 +51,14 @@ func newShard(t testing.TB) (*tsdb.Store, *tsdb.Shard) {
 				models.Fields{"v": float64(i)}, time.Unix(0, int64(i))))
 		}
 	}
-	if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-		t.Fatal(err)
-	}
-	e, err := tsmfile.EngineOf(s.Shard(1))
-	if err == nil {
-		err = e.WriteSnapshot()
-	}
-	if err == nil {
-		err = s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}},
-			influxql.MustParseExpr("s = 'a' AND time >= 1000 AND time < 2000"))
-	}
+	enginetest.WritePoints(t, s, 1, points...)
+	enginetest.Flush(t, sh)
+	err := s.DeleteSeries("db", []influxql.Source{&influxql.Measurement{Name: "m"}},
+		influxql.MustParseExpr("s = 'a' AND time >= 1000 AND time < 2000"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, s.Shard(1)
+	return s, sh
 }
 
 // more writes n files, each with a point of both series after those that there are.
@@ -83,9 +70,7 @@ func more(t testing.TB, s *tsdb.Store, n int) {
 			points = append(points, models.MustNewPoint("m", models.NewTags(map[string]string{"s": name}),
 				models.Fields{"v": 1.0}, time.Unix(0, int64(10_000+i))))
 		}
-		if err := s.WriteToShard(tsdb.WriteContext{}, 1, points); err != nil {
-			t.Fatal(err)
-		}
+		enginetest.WritePoints(t, s, 1, points...)
 		e, err := tsmfile.EngineOf(s.Shard(1))
 		if err == nil {
 			err = e.WriteSnapshot()

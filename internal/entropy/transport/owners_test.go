@@ -13,13 +13,13 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
 
 	"concord/internal/cluster"
 	"concord/internal/drops"
+	"concord/internal/enginetest"
 	"concord/internal/entropy"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/entropytest"
@@ -222,10 +222,7 @@ func (o *owners) write(owner int, id uint64, points ...models.Point) {
 }
 
 func (o *owners) snapshot(owner int, id uint64) {
-	e, err := o.stores[owner].Shard(id).Engine()
-	if err == nil {
-		err = e.(*tsm1.Engine).WriteSnapshot()
-	}
+	err := enginetest.Engine(o.t, o.stores[owner].Shard(id)).WriteSnapshot()
 	if err != nil && err.Error() != "snapshots disabled" { // the store does so with a shard that it finds idle
 		o.t.Fatal(err)
 	}

@@ -13,18 +13,15 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/coordinator"
-	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/query"
 	emeta "github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
-	_ "github.com/influxdata/influxdb/tsdb/engine"
-	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
-	_ "github.com/influxdata/influxdb/tsdb/index"
 	"github.com/influxdata/influxql"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
+	"concord/internal/enginetest"
 	"concord/internal/order"
 	"concord/internal/rpc"
 )
@@ -214,22 +211,7 @@ func (NoSubscriber) Send(*coordinator.WritePointsRequest) {}
 // Store opens an empty store for the time of the test.
 func Store(t testing.TB) *tsdb.Store {
 	t.Helper()
-	return StoreWith(t, tsdb.InmemIndexName) // deletes race with reads in the other one
-}
-
-// StoreWith opens an empty store with an index.
-func StoreWith(t testing.TB, index string) *tsdb.Store {
-	t.Helper()
-	dir := t.TempDir()
-	s := tsdb.NewStore(filepath.Join(dir, "data"))
-	s.EngineOptions.Config = tsdb.NewConfig()
-	s.EngineOptions.Config.WALDir = filepath.Join(dir, "wal")
-	s.EngineOptions.IndexVersion = index
-	if err := s.Open(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
+	return enginetest.Store(t, tsdb.InmemIndexName) // deletes race with reads in the other one
 }
 
 // Serve serves other nodes for the time of the test, and returns the address.
@@ -266,16 +248,6 @@ func Order(t testing.TB, node uint64) (*order.Clock, *order.Journal) {
 	}
 	t.Cleanup(func() { journal.Close() })
 	return clock, journal
-}
-
-// Points parses line protocol.
-func Points(t testing.TB, lines string) []models.Point {
-	t.Helper()
-	ps, err := models.ParsePointsString(lines)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ps
 }
 
 // Count is how many values of the float field v Shard has in a store, -1 without the shard.
@@ -328,11 +300,7 @@ func ValuesOf(t testing.TB, sh *tsdb.Shard, measurement string) (out []float64) 
 // Cached are all values that the write cache of Shard has.
 func Cached(t testing.TB, s *tsdb.Store) (out []string) {
 	t.Helper()
-	e, err := s.Shard(Shard).Engine()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cache := e.(*tsm1.Engine).Cache
+	cache := enginetest.Engine(t, s.Shard(Shard)).Cache
 	for _, key := range cache.Keys() {
 		for _, v := range cache.Values(key) {
 			out = append(out, fmt.Sprintf("%s %v", key, v))
