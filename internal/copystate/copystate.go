@@ -84,7 +84,7 @@ type Said struct {
 	Clock         uint64
 	Floor         uint64 // none of its writes with a smaller version will reach this node any more
 	UnderWay      uint64 // none of this process with a smaller version is on its way to any node
-	Lacks         bool   // some of its copies lack something
+	Lacks         uint64 // 0, or as Lacking says of its copies
 	// Starting is set until the other node has told this one what it keeps for it, or has lost.
 	Starting bool
 }

@@ -128,7 +128,9 @@ func (x *exchanges) fill(m *rpc.CopyStates, to uint64, have map[uint64]version, 
 	self := x.folders.self
 	m.Folder, m.Start, m.Mark = self.Folder, self.Start, self.Mark
 	m.Starting = !x.ready.Load() || !compared || x.folders.goingBack()
-	m.Lacks = x.order.Says != nil && len(x.records.lacking) > 0
+	if x.order.Says != nil {
+		m.Lacks = x.records.missedLast()
+	}
 	// Also while this node starts: the other one may be on folders that were rolled back, and must hear of it first.
 	x.remind(m, to)
 	if m.Starting {

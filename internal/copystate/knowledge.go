@@ -174,11 +174,12 @@ func (k *knowledge) MadeAnew(id uint64) uint64 {
 	return k.records.byShard[id].Anew
 }
 
-// Lacking reports whether any copy of this node lacks something.
-func (k *knowledge) Lacking() bool {
+// Lacking is not 0 while any copy of this node lacks something. It is another number after each time that something was
+// missed.
+func (k *knowledge) Lacking() uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return len(k.records.lacking) > 0
+	return k.records.missedLast()
 }
 
 // Marked is this node's mark as it is on its disk.

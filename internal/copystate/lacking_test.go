@@ -120,10 +120,10 @@ func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 		t.Errorf("the other copy lacks %q", got)
 	}
 	w.dropShard(other)
-	w.await("nothing lacks anything", func() bool { return !s.Lacking() })
+	w.await("nothing lacks anything", func() bool { return s.Lacking() == 0 })
 	w.stop(2)
 	w.start(2)
-	if w.nodes[2].s.Lacking() {
+	if w.nodes[2].s.Lacking() != 0 {
 		t.Error("after a restart a copy lacks something")
 	}
 }

@@ -39,6 +39,14 @@ func newRecords(byShard map[uint64]record) records {
 	return r
 }
 
+// missedLast is 0 when no copy lacks anything, and the greatest Lack.Gen so far otherwise.
+func (r *records) missedLast() uint64 {
+	if len(r.lacking) == 0 {
+		return 0
+	}
+	return r.gen
+}
+
 // set changes a record.
 func (r *records) set(id uint64, one record) {
 	r.byShard[id] = one

@@ -123,7 +123,7 @@ func (n *Node) copiesAnswer() {
 	if e == nil || n.place.refusal.Load() != nil || !n.copies.Ready() {
 		return
 	}
-	if n.copies.Lacking() {
+	if n.copies.Lacking() != 0 {
 		e.Lacks(0)
 	} else {
 		e.CheckSoon()

@@ -106,8 +106,8 @@ func (w writerCopies) MadeAnew(shard uint64) uint64 { return w.copies.MadeAnew(s
 // Lacks notes that this node's copy lacks writes that other owners have.
 func (w writerCopies) Lacks(shard uint64, why string) { w.copies.Missed(shard, why) }
 
-// Lacking reports whether a copy of this node lacks something.
-func (w writerCopies) Lacking() bool { return w.copies.Lacking() }
+// Lacking is not 0 while a copy of this node lacks something.
+func (w writerCopies) Lacking() uint64 { return w.copies.Lacking() }
 
 // Admit returns when this node may take writes of clients.
 func (w writerCopies) Admit(ctx context.Context) { w.copies.Admit(ctx) }

@@ -14,7 +14,8 @@ import (
 
 // A node whose disk is older than it was asks all others which deletes they remember. The nodes that remember a delete
 // are replaced over time, though. So a new node takes over what the others remember: it does not run these deletes,
-// and tells about them.
+// and tells about them. What arrives late and is older than one of them is left out here, too: writes may wait in
+// hinted handoff for the node that it replaces.
 
 // keepLearning asks all nodes for the deletes that they remember, once for each cluster that this node is in.
 func (d *Service) keepLearning() {
@@ -30,7 +31,11 @@ func (d *Service) keepLearning() {
 		}
 		if d.deps.Ran.Learned() {
 			clear(told)
+			d.deps.Memory.lacks(0)
 			continue
+		}
+		if len(told) == 0 { // also when it has left its cluster
+			d.deps.Memory.lacks(d.deps.Ran.Began())
 		}
 		if err := d.learn(d.open, told); err != nil {
 			d.deps.Log.Debug("Not all data nodes have said yet which deletes they remember", zap.Error(err))
@@ -55,6 +60,10 @@ func (d *Service) learn(ctx context.Context, told map[uint64]bool) error {
 		if told[a.Node.ID] = a.Err == nil || isOld(a.Err); !told[a.Node.ID] {
 			errs = append(errs, a.Err)
 		}
+	}
+	// More than half of all nodes heard of each delete that was acknowledged: of these, one at least.
+	if asked := len(nodes) - len(errs); 2*asked >= len(nodes)+1 {
+		d.deps.Memory.lacks(0)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -81,6 +90,9 @@ func (d *Service) learnFrom(ctx context.Context, n cluster.Node) error {
 		if len(some) >= pageLength || errors.Is(err, io.EOF) {
 			if err := d.deps.Ran.Learn(some); err != nil {
 				return err
+			}
+			for _, r := range some {
+				d.deps.Memory.Add(r)
 			}
 			some = nil
 		}

@@ -125,6 +125,73 @@ func TestNewNodeRunsNoDeletesFromBeforeIt(t *testing.T) {
 	}
 }
 
+// A write waits in hinted handoff, and a delete of its points runs on all nodes. Then the node for which it waits gets
+// a new disk. The write does not bring the points back.
+func TestNewNodeTakesNoWritesThatAreOlderThanDeletesBeforeIt(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok")
+	other := newNode(newDeps(t, c.meta, mustStore(t), c.pool, 2), nil)
+	log := withLog(t, other)
+	version := func(ago time.Duration) uint64 { return uint64(order.AtTime(time.Now().Add(-ago))) }
+	drop := &rpc.Delete{
+		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "cpu", Id: "1", Version: version(time.Minute),
+	}
+	if err := errors.Join(log.HasLearned(), log.Record(drop)); err != nil {
+		t.Fatal(err)
+	}
+	mustOpen(t, other)
+	c.meta.Add(cluster.Node{ID: 2, TCPAddr: mustServe(t, other.server())})
+	third := newNode(newDeps(t, c.meta, mustStore(t), c.pool, 3), nil)
+	withLog(t, third)
+	c.meta.Add(cluster.Node{ID: 3, TCPAddr: mustServe(t, mustOpen(t, third).server())})
+	c.meta.Add(cluster.Node{ID: 4, TCPAddr: replicationtest.Down})
+
+	fresh := c.newNode(t, 1)
+	learned := withLog(t, fresh)
+	c.meta.SetAddr(0, mustServe(t, fresh.server()))
+	if err := fresh.deletes.Load(); err != nil {
+		t.Fatal(err)
+	}
+	hint := func() (temporary bool) {
+		t.Helper()
+		p, err := mustPoints(t, "cpu v=1 1")[0].MarshalBinary()
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := fresh.server().WriteShard(t.Context(), &rpc.WriteShardRequest{
+			ShardId: shardID, Database: db, RetentionPolicy: policy, Points: [][]byte{p}, Hinted: true,
+			Version: version(time.Hour),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.Temporary
+	}
+	if !hint() {
+		t.Error("it takes an old write before it has heard of deletes")
+	}
+	if err := fresh.deletes.learn(t.Context(), make(map[uint64]bool)); err == nil || learned.Learned() {
+		t.Error("it has learned all, and a node has not answered:", err)
+	}
+	for _, when := range []string{"when most nodes have told it", "after a restart"} {
+		if hint() {
+			t.Errorf("%s, it takes no old writes", when)
+		}
+		if got := count(t, fresh.store, "cpu"); got > 0 {
+			t.Errorf("%s, %d deleted points are back", when, got)
+		}
+		memory := NewMemory(c.meta)
+		fresh.Memory, fresh.deletes.deps.Memory = memory, memory
+		fresh.Writer.Deletes = memory
+		if err := learned.HasLearned(); err != nil {
+			t.Fatal(err)
+		}
+		if err := fresh.deletes.Load(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Another cluster has the same numbers of nodes, and may have the same databases.
 func TestNodeThatLeavesItsClusterTellsNobodyOfItsDeletes(t *testing.T) {
 	t.Parallel()

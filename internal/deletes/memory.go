@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/influxdb/models"
@@ -21,6 +22,7 @@ type Memory struct {
 	removals removals
 	counts   *deleteCounts
 	halfRun  halfRun
+	lacking  atomic.Uint64 // deletes up to this version may be missing: see Lacks
 
 	mu        sync.Mutex
 	forgotten []string // IDs of deletes that are still on disk
@@ -52,6 +54,16 @@ func (m *Memory) BeginWrite(
 		return of.wrote(acceptedWrite{shard, policy, v, wrote})
 	}
 }
+
+// Lacks reports whether this node may not know a delete that is newer than v. Its disk is new then, and the other nodes
+// have not told it yet which deletes they remember. What is older than these must wait.
+func (m *Memory) Lacks(v order.Version) bool {
+	upTo := m.lacking.Load()
+	return upTo != 0 && uint64(v) <= upTo
+}
+
+// lacks notes up to which version deletes may be missing; 0 is for none.
+func (m *Memory) lacks(upTo order.Version) { m.lacking.Store(uint64(upTo)) }
 
 // Add remembers a delete that ran here, or is about to. Writes that may not know of it have ended when it returns.
 func (m *Memory) Add(r *rpc.Delete) { m.removals.add(r) }

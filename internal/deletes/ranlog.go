@@ -118,19 +118,19 @@ func (l *RanLog) HasLearned() error {
 	return l.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(logBucket).Put(learnedKey, []byte{}) })
 }
 
-// Learn remembers deletes that ran on another node, for nodes that ask. It does not say that they ran here: the log
-// begins after them.
+// Learn remembers deletes that ran on another node: for nodes that ask, and because older points may arrive here. It
+// does not say that they ran here: the log begins after them.
 func (l *RanLog) Learn(deletes []*rpc.Delete) error {
 	if len(deletes) == 0 {
 		return nil
 	}
 	return l.db.Update(func(tx *bbolt.Tx) error {
-		past, about := tx.Bucket(pastBucket), tx.Bucket(logBucket)
+		past, removals, about := tx.Bucket(pastBucket), tx.Bucket(removalBucket), tx.Bucket(logBucket)
 		began := binary.BigEndian.Uint64(about.Get(beganKey))
 		for _, r := range deletes {
 			b, err := proto.Marshal(r)
 			if err == nil {
-				err = past.Put(pastKey(r), b)
+				err = errors.Join(past.Put(pastKey(r), b), removals.Put([]byte(r.Id), b))
 			}
 			if err != nil {
 				return err

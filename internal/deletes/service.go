@@ -140,6 +140,9 @@ func (d *Service) Load() error {
 	if err := d.deps.Ran.Each(d.deps.Memory.Add); err != nil {
 		return fmt.Errorf("read the deletes that ran here: %w", err)
 	}
+	if !d.deps.Ran.Learned() {
+		d.deps.Memory.lacks(d.deps.Ran.Began())
+	}
 	return nil
 }
 

@@ -27,12 +27,18 @@ type generation struct {
 	keys      int     // that were noted
 	underWay  int     // writes that have not ended
 	written   []writtenBefore
-	finished  bool   // the log has the mark of its end
+	full      bool   // no other write is added
+	finished  bool   // the log ends with the mark of its end
 	buf       []byte // of the last record
 	table     *table // of the first tabled of written
 	tabled    int
 	failed    failures
 	withdrawn []withdrawn // writes that failed, of which the log does not say so yet
+
+	// Of a log that was there when the journal was opened. The engine may have these keys with these versions, or with
+	// those before: the process ended while it wrote them, or they failed.
+	loaded      bool
+	interrupted failures
 
 	syncing sync.Mutex
 	synced  int64 // the log is on disk up to here; syncing guards it
@@ -69,6 +75,12 @@ func (g *generation) end(record int64, has noted, lost []Key) {
 	if len(lost) > 0 {
 		g.failed.add(has.version, lost)
 		g.withdraw(record, has)
+	} else {
+		// Without the mark, the write counts as one that a crash interrupted.
+		_ = g.append(ended(has.version, record))
+	}
+	if g.full && g.underWay == 0 {
+		_ = g.finish()
 	}
 }
 

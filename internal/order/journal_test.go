@@ -235,11 +235,18 @@ func TestCrashLosesOnlyTheRecordThatIsCut(t *testing.T) {
 	log := d.read(t, d.files[2])
 	for size := range len(log) {
 		dir := d.replace(t, d.files[2], log[:size])
-		want := 8 + max(0, size-headerSize)/(recordHeader+8)
+		want := 8 + recordsIn(size)
 		if n := countKnown(t, mustJournal(t, JournalConfig{Dir: dir})); n != want {
 			t.Errorf("%d are known with %d bytes of the last file, want %d", n, size, want)
 		}
 	}
+}
+
+// recordsIn is how many records of one key each are in the first bytes of a log. Each is followed by the mark that it has
+// ended.
+func recordsIn(size int) int {
+	const record, mark = recordHeader + 8, recordHeader
+	return (max(0, size-headerSize) + mark) / (record + mark)
 }
 
 // Any flipped byte of a sorted file is found.
@@ -299,7 +306,7 @@ func TestDamagedLogCountsUpToTheDamage(t *testing.T) {
 				t.Fatalf("byte %d %s: %v", at, what, err)
 			}
 			end := at >= unfinished // the mark alone is damaged
-			want := 8 + min(2, max(0, at-headerSize)/(recordHeader+8))
+			want := 8 + min(2, recordsIn(at))
 			if n := countKnown(t, j); n != want || !end && !j.Damaged() {
 				t.Errorf("byte %d %s: %d are known, want %d; damaged: %v", at, what, n, want, j.Damaged())
 			}

@@ -7,6 +7,17 @@ type known struct {
 	failed   Version // the greatest of the failed writes of it, which the engine may have or not
 	failedTo Version // other writes of it that failed have no greater version
 	since    Version // the journal knows all writes above it since it was opened
+
+	// Before it was opened: the greatest version of the logs, of those of which it is not known whether the engine has
+	// them, and that up to which writes may be forgotten.
+	loaded      Version
+	interrupted Version
+	forgotten   Version
+}
+
+// endedBefore reports whether the engine had taken the last write of the key for certain when the journal was opened.
+func (k known) endedBefore() bool {
+	return k.written == k.loaded && k.written > max(k.interrupted, k.forgotten, k.failedTo)
 }
 
 // version is the greatest with which the key was written, or is being written.
@@ -33,7 +44,7 @@ func (j *Journal) known(key Key) (known, error) {
 func (j *Journal) knownInMemory(key Key) (k known, files []*sortedFile) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	k.since = j.forgotten()
+	k.since, k.forgotten = j.forgotten(), max(j.since, j.dropped)
 	for _, w := range j.inFlight {
 		if w.version > k.underWay && w.has(key) {
 			k.underWay = w.version
@@ -43,6 +54,10 @@ func (j *Journal) knownInMemory(key Key) (k known, files []*sortedFile) {
 		k.written = max(k.written, g.version(key))
 		k.failed = max(k.failed, g.failed.keys[key])
 		k.failedTo = max(k.failedTo, g.failed.upTo)
+		if g.loaded {
+			k.loaded = max(k.loaded, g.version(key))
+			k.interrupted = max(k.interrupted, g.interrupted.keys[key], g.interrupted.upTo)
+		}
 	}
 	for _, f := range j.sorted {
 		k.failed = max(k.failed, f.failed.keys[key])
@@ -70,11 +85,10 @@ const Uncertain = ^Version(0)
 
 // Point is what the journal knows of the value that the engine has of a field.
 type Point struct {
-	// Certain is the version of the value. It is Uncertain while that may be one or the other. It is 0 when it is not
-	// above Since. Then a greater one may have been forgotten, or a crash may have kept a write from the engine or from
-	// the journal.
+	// Certain is the version of the value. It is Uncertain while that may be one or the other. It is 0 when a greater one
+	// may have been forgotten, or a crash may have kept a write from the engine or from the journal.
 	Certain Version
-	// Since is a version above which the journal knows of all writes.
+	// Since is a version above which the journal knows of all writes. A value whose version is not known is not newer.
 	Since Version
 	// Written is the greatest version with which the engine has the field, 0 when none is known.
 	Written Version
@@ -94,7 +108,7 @@ func (j *Journal) At(key Key) Point {
 		p.Certain = Uncertain
 	case k.failed > k.written:
 		p.Certain, p.Failed = Uncertain, k.failed
-	case k.written <= p.Since:
+	case k.written <= p.Since && !k.endedBefore():
 		p.Certain = 0
 	}
 	return p

@@ -127,7 +127,11 @@ func (g *generation) logWithdrawn() error {
 			return err
 		}
 		if len(w.has.keys) > 0 {
-			if err := g.append(w.has); err != nil {
+			err := g.append(w.has)
+			if err == nil {
+				err = g.append(ended(w.has.version, g.size))
+			}
+			if err != nil {
 				return err // the write is withdrawn twice then, which does no harm
 			}
 		}
@@ -136,12 +140,17 @@ func (g *generation) logWithdrawn() error {
 	return nil
 }
 
-// finish marks the end of a log to which nothing is added any more, by a record without keys. So a last record that is
-// cut short counts as damage. Without the mark, a crash may have torn it.
+// ended is the mark that the engine has the write whose record ends at record. A process that is killed leaves it on
+// disk. So it is known after that which writes the engine has. An earlier build takes it for a write that failed, and
+// finds no record that ends at -1.
+func ended(v Version, record int64) noted { return noted{version: v, first: -1, last: record} }
+
+// finish marks the end of a log to which nothing is added any more but what becomes of writes, by a record without keys.
+// So a last record that is cut short counts as damage. Without the mark, a crash may have torn it.
 func (g *generation) finish() (err error) {
+	g.full = true
 	if !g.finished {
 		err = g.append(noted{})
-		g.finished = err == nil
 	}
 	return err
 }
@@ -166,6 +175,7 @@ func (g *generation) append(n noted) error {
 		return fmt.Errorf("write to the journal of writes: %w", err)
 	}
 	g.size += int64(len(b))
+	g.finished = n.ends()
 	return nil
 }
 
@@ -176,7 +186,9 @@ func readLog(id uint64, path string) (g *generation, err error) {
 	if err != nil {
 		return nil, err
 	}
-	g = &generation{id: id, path: path, file: f, began: time.Now(), table: newTable(1 << 4), size: headerSize}
+	g = &generation{
+		id: id, path: path, file: f, began: time.Now(), table: newTable(1 << 4), size: headerSize, loaded: true,
+	}
 	var broken *damagedError
 	if err = g.readAll(); err == nil || errors.As(err, &broken) && g.newest > 0 {
 		return g, err
@@ -215,10 +227,21 @@ func (g *generation) readAll() error {
 
 // readRecords reads the records of a log of some size. What it has read before an error counts.
 func (g *generation) readRecords(r io.Reader, size int64) error {
-	records := make(map[int64]noted) // by where they end
+	type record struct {
+		noted
+		ended bool
+	}
+	records := make(map[int64]record) // by where they end
+	var failed []noted
 	defer func() {
 		for _, end := range slices.Sorted(maps.Keys(records)) {
-			g.keep(records[end])
+			r := records[end]
+			if g.keep(r.noted); !r.ended {
+				g.interrupted.add(r.version, r.keys)
+			}
+		}
+		for _, n := range failed {
+			g.interrupted.add(n.version, slices.DeleteFunc(n.keys, func(k Key) bool { return g.version(k) >= n.version }))
 		}
 	}()
 	for {
@@ -232,11 +255,17 @@ func (g *generation) readRecords(r io.Reader, size int64) error {
 		if g.finished = n.ends(); g.finished {
 			continue
 		}
-		if len(n.keys) == 0 { // withdraw wrote it
-			delete(records, n.first)
+		if len(n.keys) == 0 {
+			if r, ok := records[n.last]; ok && n.first < 0 {
+				r.ended = true
+				records[n.last] = r
+			} else if r, ok := records[n.first]; ok { // withdraw wrote it
+				failed = append(failed, r.noted)
+				delete(records, n.first)
+			}
 			continue
 		}
-		records[g.size] = n
+		records[g.size] = record{noted: n}
 		g.keys += len(n.keys)
 		g.newest = max(g.newest, n.version)
 	}

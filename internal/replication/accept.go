@@ -24,6 +24,11 @@ type Order struct {
 // newest.
 var errBehind = errors.New("the owner has newer values of some of the points")
 
+// errDeletesUnknown is for a late write that a delete may have removed of which this node does not know yet. The sender
+// tries again.
+var errDeletesUnknown = errors.New("the disk of this node is new, and not enough nodes have told it yet which deletes " +
+	"they remember")
+
 // ownCopies takes writes to this node's copies of shards: those of its clients, of other nodes and of repairs.
 type ownCopies struct {
 	Deps
@@ -172,10 +177,16 @@ func (c *ownCopies) acceptSpans(r *rpc.WriteShardRequest, points []models.Point)
 	ctx := tsdb.WriteContext{UserId: r.UserId}
 	if len(r.Spans) == 0 {
 		v, late := order.Version(r.Version), r.Hinted || r.Yields
+		if late && c.Deletes.Lacks(v) {
+			return errDeletesUnknown
+		}
 		if late {
 			defer c.beginOld(r.ShardId, v)()
 		}
 		return c.accept(ctx, r.ShardId, r.Database, r.RetentionPolicy, v, late, points)
+	}
+	if c.Deletes.Lacks(oldestOf(r.Spans)) {
+		return errDeletesUnknown
 	}
 	defer c.beginOld(r.ShardId, oldestOf(r.Spans))()
 	var (

@@ -25,7 +25,8 @@ type floors struct {
 	gone map[uint64]goneFloor     // by nodes of which a process is gone
 	last map[uint64]order.Version // of each process that told what it keeps for this node; maxSenders of them
 
-	lackedSince time.Time // since then some copy lacks something; zero while none does
+	lacks       map[uint64]uint64 // by node some of whose copies lack something: what it said of them last
+	lackedSince time.Time         // something was missed last
 
 	failing bool // it was logged that the journal cannot be kept; only forget uses it
 
@@ -37,7 +38,7 @@ type floors struct {
 // toldFloor is what another node told of itself.
 type toldFloor struct {
 	floor order.Version
-	lacks bool // some of its copies lack something
+	lacks uint64 // as Copies.Lacking
 }
 
 // goneFloor is the last floor of a process that is gone. Until a time, the owners send each other what it wrote to
@@ -146,8 +147,8 @@ func (f *floors) beginRelayed(v order.Version) (ended func(), ok bool) {
 const (
 	// When the floor is further behind the clock, the journal must outlive a power cut.
 	behindFor = 5 * time.Second
-	// While copies lack something, the journal forgets nothing: repairs ask it which value is newer. A copy that lacks
-	// something for longer cannot be repaired, and the journal would only grow.
+	// While copies lack something, the journal forgets nothing: repairs ask it which value is newer. When nothing was
+	// missed for so long, the copies that still lack something cannot be repaired, and the journal would only grow.
 	holdFor = time.Hour
 )
 
@@ -197,7 +198,10 @@ func (f *floors) forget() {
 func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	self := f.Meta.NodeID()
 	floor = f.floor(self)
-	lacks := f.Copies.Lacking()
+	lacks := make(map[uint64]uint64)
+	if missed := f.Copies.Lacking(); missed != 0 {
+		lacks[self] = missed
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	members := make(map[uint64]bool)
@@ -206,7 +210,9 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 		if n.ID != self {
 			told := f.told[n.ID]
 			floor = min(floor, told.floor)
-			lacks = lacks || told.lacks
+			if told.lacks != 0 {
+				lacks[n.ID] = told.lacks
+			}
 		}
 	}
 	for id := range f.told {
@@ -231,14 +237,13 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	return floor, kept
 }
 
-// holds reports whether nothing is to be forgotten because a copy lacks something. mu must be held.
-func (f *floors) holds(lacks bool, now time.Time) bool {
-	if !lacks {
-		f.lackedSince = time.Time{}
-		return false
+// holds reports whether nothing is to be forgotten because copies lack something: as lacks says by node. mu must be held.
+func (f *floors) holds(lacks map[uint64]uint64, now time.Time) bool {
+	for node, missed := range lacks {
+		if f.lacks[node] != missed {
+			f.lackedSince = now
+		}
 	}
-	if f.lackedSince.IsZero() {
-		f.lackedSince = now
-	}
-	return now.Sub(f.lackedSince) < holdFor
+	f.lacks = lacks
+	return len(lacks) > 0 && now.Sub(f.lackedSince) < holdFor
 }

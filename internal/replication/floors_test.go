@@ -89,6 +89,43 @@ func TestNothingIsForgottenWhileSomethingWaitsForTheNodeItself(t *testing.T) {
 	}
 }
 
+// While copies lack something, nothing is forgotten, for an hour. A copy that lacks something for longer does not use up
+// the hour of another one.
+func TestNothingIsForgottenForAnHourAfterSomethingWasMissed(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down", "down")
+	w := c.newWriter(t, 1)
+	tell := func(node, lacks uint64) {
+		w.Told(Said{Node: node, Floor: uint64(w.Order.Clock.Now()), Lacks: lacks})
+	}
+	now := time.Now()
+	for _, tt := range []struct {
+		what    string
+		node    uint64
+		lacks   uint64
+		after   time.Duration
+		forgets bool
+	}{
+		{"nothing is missed", 3, 0, 0, true},
+		{"a copy of node 2 misses something", 2, 7, time.Second, false},
+		{"it does for almost an hour", 2, 7, time.Hour, false},
+		{"it does for longer", 2, 7, time.Hour + 2*time.Second, true},
+		{"then a copy of node 3 misses something", 3, 1, 2 * time.Hour, false},
+		{"it is repaired", 3, 0, 2*time.Hour + time.Minute, false},
+		{"an hour has passed", 3, 0, 3*time.Hour + time.Second, true},
+		{"the copy of node 2 misses more", 2, 8, 4 * time.Hour, false},
+		{"all are repaired", 2, 0, 4*time.Hour + time.Minute, true},
+	} {
+		tell(tt.node, tt.lacks)
+		if tt.node != 2 && tt.lacks == 0 && tt.after == 0 {
+			tell(2, 0)
+		}
+		if _, kept := w.floors.lowestFloor(now.Add(tt.after)); kept != 0 != tt.forgets {
+			t.Errorf("%s: what is below %d is forgotten", tt.what, kept)
+		}
+	}
+}
+
 // The floor of a node that left the cluster counts for a while: owners send each other what it wrote.
 func TestFloorOfANodeThatLeftCountsForAWhile(t *testing.T) {
 	t.Parallel()

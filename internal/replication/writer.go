@@ -55,6 +55,8 @@ type Deletes interface {
 	// lose them.
 	BeginWrite(shard uint64, db, policy string, v order.Version, points []models.Point) (
 		left []models.Point, end func(wrote []models.Point) error)
+	// Lacks reports whether this node may not know yet of a delete that is newer than v.
+	Lacks(v order.Version) bool
 	// Seen is a number for a database that every delete changes which this node hears of or runs.
 	Seen(db string) uint64
 	// Forget is told that nothing with a version below floor arrives any more.
@@ -82,8 +84,9 @@ type Copies interface {
 	Lacks(shard uint64, why string)
 	// MadeAnew is a version from before this node's copy of a shard was made anew the last time, 0 for never.
 	MadeAnew(shard uint64) uint64
-	// Lacking reports whether a copy of this node lacks something until it is repaired.
-	Lacking() bool
+	// Lacking is not 0 while a copy of this node lacks something until it is repaired. It is another number after each
+	// time that something was missed.
+	Lacking() uint64
 	// Admit returns when this node may take writes of clients.
 	Admit(ctx context.Context)
 	// NotWhole reports whether this node's copy of a shard may lack acknowledged writes.
@@ -320,7 +323,7 @@ type Said struct {
 	Clock         uint64
 	Floor         uint64 // none of its writes with a smaller version will reach this node any more
 	UnderWay      uint64 // none of this process with a smaller version is on its way to any node
-	Lacks         bool   // some of its copies lack something
+	Lacks         uint64 // 0, or as Copies.Lacking says of its copies
 	// It has not told this node yet what it keeps for it, and what it lost.
 	Starting bool
 }

@@ -45,8 +45,10 @@ type CopyStates struct {
 	UnderWay   uint64                 `protobuf:"varint,17,opt,name=under_way,json=underWay,proto3" json:"under_way,omitempty"`      // no write of this process with a version below it is on its way to any owner
 	// For how long the sender's memory suffices whatever it does meanwhile, in milliseconds. Nodes of an earlier build
 	// say 0.
-	MemoryLasts   uint64 `protobuf:"varint,19,opt,name=memory_lasts,json=memoryLasts,proto3" json:"memory_lasts,omitempty"`
-	Lacks         bool   `protobuf:"varint,16,opt,name=lacks,proto3" json:"lacks,omitempty"` // some of the sender's copies lack something for good, until they are repaired
+	MemoryLasts uint64 `protobuf:"varint,19,opt,name=memory_lasts,json=memoryLasts,proto3" json:"memory_lasts,omitempty"`
+	// Not 0 while some of the sender's copies lack something for good, until they are repaired. It is another number after
+	// each time that something was missed. Earlier builds say 1 (true).
+	Lacks         uint64 `protobuf:"varint,16,opt,name=lacks,proto3" json:"lacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -207,11 +209,11 @@ func (x *CopyStates) GetMemoryLasts() uint64 {
 	return 0
 }
 
-func (x *CopyStates) GetLacks() bool {
+func (x *CopyStates) GetLacks() uint64 {
 	if x != nil {
 		return x.Lacks
 	}
-	return false
+	return 0
 }
 
 // OwedTable is what one node, the holder, keeps for others.
@@ -423,7 +425,7 @@ const file_copystate_proto_rawDesc = "" +
 	"\x05floor\x18\x0f \x01(\x04R\x05floor\x12\x1b\n" +
 	"\tunder_way\x18\x11 \x01(\x04R\bunderWay\x12!\n" +
 	"\fmemory_lasts\x18\x13 \x01(\x04R\vmemoryLasts\x12\x14\n" +
-	"\x05lacks\x18\x10 \x01(\bR\x05lacks\"}\n" +
+	"\x05lacks\x18\x10 \x01(\x04R\x05lacks\"}\n" +
 	"\tOwedTable\x122\n" +
 	"\aversion\x18\x01 \x01(\v2\x18.concord.v1.TableVersionR\aversion\x12$\n" +
 	"\x04owed\x18\x02 \x03(\v2\x10.concord.v1.OwedR\x04owed\x12\x16\n" +

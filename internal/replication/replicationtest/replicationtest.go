@@ -191,7 +191,7 @@ func (NoCopies) Missed(_, _ uint64, _ bool) {}
 func (NoCopies) Lacks(uint64, string) {}
 
 // Lacking is false.
-func (NoCopies) Lacking() bool { return false }
+func (NoCopies) Lacking() uint64 { return 0 }
 
 // MadeAnew is never.
 func (NoCopies) MadeAnew(uint64) uint64 { return 0 }
