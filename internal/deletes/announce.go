@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"go.uber.org/zap"
@@ -19,7 +20,7 @@ import (
 func (d *Service) announce(nodes []cluster.Node, r *rpc.Delete) (reached []cluster.Node, missed missedNodes) {
 	announcement := &rpc.AnnounceDeleteRequest{
 		Delete:     proto.Clone(r).(*rpc.Delete), // r gets its version when all have heard of it
-		SenderNode: d.deps.Meta.NodeID(), Started: d.started, Clock: d.now(),
+		SenderNode: d.deps.Meta.NodeID(), Started: d.started.Load(), Process: d.process, Clock: d.now(),
 	}
 	ask := func(ctx context.Context, n cluster.Node) (clock uint64, err error) {
 		p, err := d.peer(n)
@@ -110,9 +111,23 @@ func (d *Service) announceRestart() {
 		if err != nil {
 			return nil, nil // it may be in a cluster the next time
 		}
-		r := &rpc.EndDeletesBeforeRequest{SenderNode: d.deps.Meta.NodeID(), Started: d.started}
-		return nodes, func(ctx context.Context, p peer) error { return p.endBefore(ctx, r) }
+		return nodes, d.endFormer
 	})
+}
+
+// endFormer tells a node that former processes of this one are gone. By the clock of the machine, which was set back,
+// one of these may have been started later: this process then counts as started after it.
+func (d *Service) endFormer(ctx context.Context, p peer) error {
+	for {
+		r := &rpc.EndDeletesBeforeRequest{
+			SenderNode: d.deps.Meta.NodeID(), Started: d.started.Load(), Process: d.process,
+		}
+		after, err := p.endBefore(ctx, r)
+		if err != nil || after < r.Started || after == math.MaxUint64 {
+			return err
+		}
+		d.started.CompareAndSwap(r.Started, after+1)
+	}
 }
 
 // sendToAll sends a message to nodes until all have answered, or longestDelete has passed. Next returns both before

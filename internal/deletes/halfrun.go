@@ -23,8 +23,8 @@ import (
 type halfRun struct {
 	mu      sync.Mutex
 	changes uint64
-	since   time.Time         // zero when none may be half run
-	started map[uint64]uint64 // nodes that started since, and when their processes did, in nanoseconds
+	since   time.Time        // zero when none may be half run
+	started map[uint64]start // the processes of nodes that started since
 }
 
 // possible notes that deletes may be half run from now on.
@@ -43,18 +43,20 @@ func (h *halfRun) note(now time.Time) {
 }
 
 // restarted notes that a node was started anew: what it announced before may be half run.
-func (h *halfRun) restarted(node, started uint64, now time.Time) {
+func (h *halfRun) restarted(node uint64, s start, now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.note(now)
 	if h.started == nil {
-		h.started = make(map[uint64]uint64)
+		h.started = make(map[uint64]start)
 	}
-	h.started[node] = max(h.started[node], started)
+	if s.at >= h.started[node].at {
+		h.started[node] = s
+	}
 }
 
 // look returns a number for done, and the nodes that were started. It is 0 when no delete can be half run.
-func (h *halfRun) look() (changes uint64, started map[uint64]uint64) {
+func (h *halfRun) look() (changes uint64, started map[uint64]start) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.since.IsZero() {
@@ -144,7 +146,7 @@ func (d *Service) keepFinishing() {
 // finish runs the deletes that other nodes ran and this one did not. It leaves out those that are older than what the
 // journal has forgotten, in this process or an earlier one: their newer points would go. Started are the nodes that
 // were started anew: all nodes are told first, so that they run nothing any more which these nodes sent before.
-func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
+func (d *Service) finish(ctx context.Context, started map[uint64]start) error {
 	nodes, err := d.others()
 	if err != nil {
 		return err
@@ -159,11 +161,13 @@ func (d *Service) finish(ctx context.Context, started map[uint64]uint64) error {
 		if err != nil {
 			return err
 		}
-		for node, at := range started {
+		for node, s := range started {
 			if node == n.ID {
 				continue
 			}
-			if err := p.endBefore(ctx, &rpc.EndDeletesBeforeRequest{SenderNode: node, Started: at, Told: true}); err != nil {
+			if _, err := p.endBefore(ctx, &rpc.EndDeletesBeforeRequest{
+				SenderNode: node, Started: s.at, Process: s.process, Told: true,
+			}); err != nil {
 				return err
 			}
 		}

@@ -54,7 +54,7 @@ func TestDeleteIsFinishedWhenItsCoordinatorCrashed(t *testing.T) {
 	started := uint64(time.Now().UnixNano())
 	for _, n := range nodes {
 		n.announce(&rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "half"},
-			announcer{at: time.Now(), node: crashed, started: started - 1})
+			announcer{at: time.Now(), node: crashed, started: start{at: started - 1}})
 	}
 	if floor, now := lacks.Memory.Floor(), lacks.Order.Clock.Now(); floor >= now {
 		t.Errorf("floor %d is not below the version of the delete, %d or more", floor, now)
@@ -177,7 +177,7 @@ func TestLateMessageOfACrashedCoordinatorRunsNothing(t *testing.T) {
 	c, nodes := twoNodes(t)
 	const crashed = 3
 	late := dropOf(nodes[1], "m", "late", 1, 2)
-	nodes[1].announce(late, announcer{at: time.Now(), node: crashed, started: 1})
+	nodes[1].announce(late, announcer{at: time.Now(), node: crashed, started: start{at: 1}})
 	srv := nodes[1].server()
 	if _, err := srv.EndDeletesBefore(t.Context(), &rpc.EndDeletesBeforeRequest{SenderNode: crashed, Started: 2}); err != nil {
 		t.Fatal(err)
@@ -269,7 +269,7 @@ func TestNothingIsForgottenWhileANodeDoesNotSayWhatItRan(t *testing.T) {
 	h := &halfRun{}
 	h.possible(time.Now())
 	before, _ := h.look()
-	h.restarted(7, 1, time.Now())
+	h.restarted(7, start{1, 1}, time.Now())
 	if h.done(before); !h.holds(time.Now()) {
 		t.Error("what came since the nodes were asked is taken for finished")
 	}
@@ -294,24 +294,41 @@ func TestNothingIsForgottenWhileANodeDoesNotSayWhatItRan(t *testing.T) {
 	}
 }
 
-// The clock of a node was minutes ahead, and its disk is lost. What it announced before ends when it is back with a new
-// one, whose clock has heard of nothing yet.
-func TestNodeWithANewDiskEndsWhatItAnnouncedBefore(t *testing.T) {
+// What a process of a node announced ends when another one says that it runs now. That one says when it was started, by
+// a clock that may have been set back in between.
+func TestDeletesOfAFormerProcessEnd(t *testing.T) {
 	t.Parallel()
-	c, nodes := twoNodes(t)
-	deps := newDeps(t, c.meta, mustStore(t), c.pool, 3)
-	if err := deps.Order.Clock.Heard(order.AtTime(time.Now().Add(10 * time.Minute))); err != nil {
-		t.Fatal(err)
-	}
-	before := newNode(deps, nil)
-	fresh := newNode(newDeps(t, c.meta, mustStore(t), c.pool, 3), nil)
-	r := &rpc.Delete{Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "1"}
-	nodes[0].announce(r, announcer{at: time.Now(), node: 3, started: before.deletes.started})
-	if !nodes[0].DeleteUnderWay(shardID) {
-		t.Fatal("no delete is under way")
-	}
-	nodes[0].endBefore(3, fresh.deletes.started)
-	if nodes[0].DeleteUnderWay(shardID) {
-		t.Error("the delete of the process before is under way still")
+	const now, ahead = 1000, 9000
+	for name, tt := range map[string]struct {
+		announced, started start
+		underWay           bool
+		after              uint64
+	}{
+		"it was started before":                {start{now, 1}, start{now + 1, 2}, false, 0},
+		"it was started later, by the clock":   {start{ahead, 1}, start{now, 2}, true, ahead},
+		"it counts as started after that":      {start{ahead, 1}, start{ahead + 1, 2}, false, 0},
+		"it is the same process":               {start{now, 2}, start{ahead, 2}, true, 0},
+		"an earlier build, before":             {start{at: now}, start{now + 1, 2}, false, 0},
+		"an earlier build, later":              {start{at: ahead}, start{now, 2}, true, ahead},
+		"to an earlier build, before":          {start{now, 1}, start{at: now + 1}, false, 0},
+		"between earlier builds, at that time": {start{at: now}, start{at: now}, true, now},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := NewMemory(nil)
+			m.counts.begin(db, "1", announcer{at: time.Now(), node: 3, started: tt.announced})
+			m.counts.begin(db, "2", announcer{at: time.Now(), node: 4, started: start{now, 9}})
+			if after := m.endBefore(3, tt.started); after != tt.after {
+				t.Errorf("deletes of a process that was started at %d are left, want %d", after, tt.after)
+			}
+			want := []string{"2"}
+			if tt.underWay {
+				want = []string{"1", "2"}
+			}
+			got := m.counts.idsUnderWay(db, time.Now())
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("the deletes %v are under way, want %v", got, want)
+			}
+		})
 	}
 }

@@ -108,13 +108,16 @@ func (m *Memory) runs(db, id string) (done func()) {
 	return func() { m.counts.endRun(db, key) }
 }
 
-// endBefore notes that the deletes have ended which a node announced before it was started anew. They may be half run.
-func (m *Memory) endBefore(node, started uint64) {
-	for db, ids := range m.counts.endBefore(node, started, time.Now()) {
+// endBefore notes that the deletes have ended which a node announced before a process of it was started. They may be half
+// run. It returns after as deleteCounts.endBefore does.
+func (m *Memory) endBefore(node uint64, s start) (after uint64) {
+	ended, after := m.counts.endBefore(node, s, time.Now())
+	for db, ids := range ended {
 		for _, id := range ids {
 			m.removals.end(db, id)
 		}
 	}
+	return after
 }
 
 // Seen returns a number for a database. It changes with every delete that this node hears of or runs, and with every

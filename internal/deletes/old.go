@@ -26,7 +26,7 @@ func (o OldServer) Hint(ctx context.Context, r *rpc.HintDeleteRequest) (*rpc.Hin
 func (o OldServer) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.ExecuteResponse, error) {
 	d := o.s.d
 	if r.AnnounceOnly && r.Ended && r.Id == "" && r.SenderNode != 0 {
-		d.deps.Memory.endBefore(r.SenderNode, r.Started)
+		d.deps.Memory.endBefore(r.SenderNode, start{at: r.Started})
 		return &rpc.ExecuteResponse{}, nil
 	}
 	run, err := o.runs(r)
@@ -45,7 +45,9 @@ func (o OldServer) Execute(_ context.Context, r *rpc.ExecuteRequest) (*rpc.Execu
 		d.deps.Memory.end(r.Database, r.Id)
 		return &rpc.ExecuteResponse{}, nil
 	case r.AnnounceOnly:
-		d.deps.Memory.announce(newDelete(r), announcer{at: time.Now(), node: r.SenderNode, started: r.Started})
+		d.deps.Memory.announce(newDelete(r), announcer{
+			at: time.Now(), node: r.SenderNode, started: start{at: r.Started},
+		})
 		return &rpc.ExecuteResponse{Clock: d.now()}, nil
 	}
 	failed, err := o.s.ran(run())

@@ -62,12 +62,13 @@ func (p peer) end(ctx context.Context, r *rpc.EndDeleteRequest) error {
 	return err
 }
 
-func (p peer) endBefore(ctx context.Context, r *rpc.EndDeletesBeforeRequest) error {
-	_, err := p.deletes.EndDeletesBefore(ctx, r)
+// endBefore returns after, as deleteCounts.endBefore does.
+func (p peer) endBefore(ctx context.Context, r *rpc.EndDeletesBeforeRequest) (after uint64, err error) {
+	resp, err := p.deletes.EndDeletesBefore(ctx, r)
 	if isOld(err) {
 		_, err = p.execute(ctx, oldEndBefore(r))
 	}
-	return err
+	return resp.GetAfter(), err
 }
 
 func (p peer) drop(ctx context.Context, r *rpc.DropShardsRequest) (*rpc.DropShardsResponse, error) {

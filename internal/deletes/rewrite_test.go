@@ -237,8 +237,8 @@ func TestNotesForADeleteEnd(t *testing.T) {
 	}
 	w.announce(&rpc.Delete{
 		Kind: rpc.Delete_DROP_MEASUREMENT, Database: db, Name: "m", Id: "crashed",
-	}, announcer{at: time.Now(), node: 2, started: 1})
-	w.endBefore(2, 2)
+	}, announcer{at: time.Now(), node: 2, started: start{at: 1}})
+	w.endBefore(2, start{at: 2})
 	if n := announced(); n != 0 {
 		t.Errorf("notes are kept for %d deletes of a node that was started anew", n)
 	}

@@ -32,7 +32,9 @@ func (s *Server) AnnounceDelete(
 	if err := s.d.heard(r.Clock); err != nil { // what comes after the delete has a greater version
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
-	s.d.deps.Memory.announce(r.Delete, announcer{at: time.Now(), node: r.SenderNode, started: r.Started})
+	s.d.deps.Memory.announce(r.Delete, announcer{
+		at: time.Now(), node: r.SenderNode, started: start{r.Started, r.Process},
+	})
 	return &rpc.AnnounceDeleteResponse{Clock: s.d.now()}, nil
 }
 
@@ -90,11 +92,12 @@ func (s *Server) EndDelete(_ context.Context, r *rpc.EndDeleteRequest) (*rpc.End
 func (s *Server) EndDeletesBefore(
 	_ context.Context, r *rpc.EndDeletesBeforeRequest,
 ) (*rpc.EndDeletesBeforeResponse, error) {
-	s.d.deps.Memory.endBefore(r.SenderNode, r.Started)
+	started := start{r.Started, r.Process}
+	after := s.d.deps.Memory.endBefore(r.SenderNode, started)
 	if s.d.deps.Ran != nil && !r.Told {
-		s.d.deps.Memory.halfRun.restarted(r.SenderNode, r.Started, time.Now())
+		s.d.deps.Memory.halfRun.restarted(r.SenderNode, started, time.Now())
 	}
-	return &rpc.EndDeletesBeforeResponse{}, nil
+	return &rpc.EndDeletesBeforeResponse{After: after}, nil
 }
 
 // RememberedDeletes sends the deletes that this node remembers.

@@ -109,8 +109,8 @@ type Deps struct {
 // deletes has types of its own, Memory and RanLog.
 type Service struct {
 	deps    Deps
-	process uint64             // random, for the IDs of deletes
-	started uint64             // when this process was started, in nanoseconds
+	process uint64             // random: names this process, also in the IDs of deletes
+	started atomic.Uint64      // when this process was started, in nanoseconds: see endFormer
 	numbers atomic.Uint64      // of deletes that began on this node, for their IDs
 	running singleflight.Group // deletes, by ID
 	turns   sync.Map           // *turns by database
@@ -124,10 +124,11 @@ type Service struct {
 	close  context.CancelFunc
 }
 
-// New returns the deletes of a cluster as seen from one node; Open starts them. Started is a time of the machine. The
-// clock of a node whose disk is new may begin minutes below that of the process before, whose deletes would not end.
+// New returns the deletes of a cluster as seen from one node; Open starts them.
 func New(deps Deps) *Service {
-	return &Service{deps: deps, process: rand.Uint64() | 1, started: uint64(time.Now().UnixNano())}
+	d := &Service{deps: deps, process: rand.Uint64() | 1}
+	d.started.Store(uint64(time.Now().UnixNano()))
+	return d
 }
 
 // Load reads which deletes ran here before. From then on writes are compared with them: call it before anything is

@@ -28,11 +28,17 @@ type deleteCounts struct {
 	ended map[string]time.Time // by ID: an announcement may come after the end
 }
 
+// start is that of a process of a node.
+type start struct {
+	at      uint64 // nanoseconds by the clock of its machine, which may have been set back since
+	process uint64 // names the process; 0 for an earlier build
+}
+
 // announcer is who announced a delete, and when.
 type announcer struct {
 	at      time.Time
 	node    uint64
-	started uint64 // when the node's process did, in nanoseconds by its clock
+	started start // the node's process
 
 	above order.Version // for a delete that this node may have to keep for others: its version is greater
 	runs  bool          // the delete runs here, or waits for its turn: it ends by itself
@@ -200,25 +206,31 @@ func (c *deleteCounts) noteEnd(id string, now time.Time) {
 	c.ended[id] = now
 }
 
-// endBefore ends the deletes that a node announced before it started anew, and returns their IDs by database.
-func (c *deleteCounts) endBefore(node, started uint64, now time.Time) map[string][]string {
+// endBefore ends the deletes that a node announced before a process of it was started, and returns their IDs by
+// database. Those of other processes that were started later are left. after is when the last of these was, 0 for none.
+func (c *deleteCounts) endBefore(node uint64, s start, now time.Time) (ended map[string][]string, after uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ended := make(map[string][]string)
+	ended = make(map[string][]string)
 	for db, began := range c.began {
 		for id, a := range began {
-			if a.node == node && a.started < started {
-				delete(began, id)
-				c.noteEnd(id, now)
-				ended[db] = append(ended[db], id)
-				c.m[db]++
+			if own := s.process != 0 && a.started.process == s.process; a.node != node || own {
+				continue
 			}
+			if a.started.at >= s.at {
+				after = max(after, a.started.at)
+				continue
+			}
+			delete(began, id)
+			c.noteEnd(id, now)
+			ended[db] = append(ended[db], id)
+			c.m[db]++
 		}
 		if len(began) == 0 {
 			delete(c.began, db)
 		}
 	}
-	return ended
+	return ended, after
 }
 
 // underWay reports whether a delete of a database has not ended. mu must be held.

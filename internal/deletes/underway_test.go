@@ -139,13 +139,13 @@ func TestEndOfADeleteIsToldUntilItIsHeard(t *testing.T) {
 	}
 }
 
-// What a node announced and did not end before it was killed has ended when it is back.
+// What a node announced and did not end before it was killed has ended when it is back, also when its clock was ahead.
 func TestRestartEndsDeletes(t *testing.T) {
 	t.Parallel()
 	c, g := newGatedCluster(t)
 	other := mustOpen(t, c.newNode(t, 2))
 	g.server = other.server()
-	before := c.newNode(t, 1).deletes.started
+	before := start{uint64(time.Now().Add(time.Minute).UnixNano()), c.newNode(t, 1).deletes.process}
 	other.counts.begin(db, "killed", announcer{at: time.Now(), node: 1, started: before})
 	other.counts.begin(db, "another node's", announcer{at: time.Now(), node: 3, started: before})
 	c.withHandoff(t, 30*time.Second) // node 1 starts

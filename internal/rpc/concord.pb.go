@@ -1922,6 +1922,7 @@ type AnnounceDeleteRequest struct {
 	SenderNode    uint64                 `protobuf:"varint,2,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // when the process of the sender did, nanoseconds
 	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`     // of the sender
+	Process       uint64                 `protobuf:"varint,5,opt,name=process,proto3" json:"process,omitempty"` // names that process; 0 for earlier builds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1980,6 +1981,13 @@ func (x *AnnounceDeleteRequest) GetStarted() uint64 {
 func (x *AnnounceDeleteRequest) GetClock() uint64 {
 	if x != nil {
 		return x.Clock
+	}
+	return 0
+}
+
+func (x *AnnounceDeleteRequest) GetProcess() uint64 {
+	if x != nil {
+		return x.Process
 	}
 	return 0
 }
@@ -2451,6 +2459,7 @@ type EndDeletesBeforeRequest struct {
 	SenderNode    uint64                 `protobuf:"varint,1,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
 	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // when its process did, nanoseconds
 	Told          bool                   `protobuf:"varint,3,opt,name=told,proto3" json:"told,omitempty"`       // another node passes it on
+	Process       uint64                 `protobuf:"varint,4,opt,name=process,proto3" json:"process,omitempty"` // names the process of sender_node; 0 for earlier builds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2506,8 +2515,18 @@ func (x *EndDeletesBeforeRequest) GetTold() bool {
 	return false
 }
 
+func (x *EndDeletesBeforeRequest) GetProcess() uint64 {
+	if x != nil {
+		return x.Process
+	}
+	return 0
+}
+
 type EndDeletesBeforeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Deletes of other processes of sender_node are under way, which were started then: later than the one that asks, by
+	// the clock of their machine, which was set back since. 0 for none.
+	After         uint64 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2540,6 +2559,13 @@ func (x *EndDeletesBeforeResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use EndDeletesBeforeResponse.ProtoReflect.Descriptor instead.
 func (*EndDeletesBeforeResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *EndDeletesBeforeResponse) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
 }
 
 type DropShardsRequest struct {
@@ -5177,13 +5203,14 @@ const file_concord_proto_rawDesc = "" +
 	"\fDeleteBounds\x12)\n" +
 	"\x10retention_policy\x18\x01 \x01(\tR\x0fretentionPolicy\x12\x14\n" +
 	"\x05start\x18\x02 \x01(\x03R\x05start\x12\x10\n" +
-	"\x03end\x18\x03 \x01(\x03R\x03end\"\x94\x01\n" +
+	"\x03end\x18\x03 \x01(\x03R\x03end\"\xae\x01\n" +
 	"\x15AnnounceDeleteRequest\x12*\n" +
 	"\x06delete\x18\x01 \x01(\v2\x12.concord.v1.DeleteR\x06delete\x12\x1f\n" +
 	"\vsender_node\x18\x02 \x01(\x04R\n" +
 	"senderNode\x12\x18\n" +
 	"\astarted\x18\x03 \x01(\x04R\astarted\x12\x14\n" +
-	"\x05clock\x18\x04 \x01(\x04R\x05clock\".\n" +
+	"\x05clock\x18\x04 \x01(\x04R\x05clock\x12\x18\n" +
+	"\aprocess\x18\x05 \x01(\x04R\aprocess\".\n" +
 	"\x16AnnounceDeleteResponse\x12\x14\n" +
 	"\x05clock\x18\x01 \x01(\x04R\x05clock\"V\n" +
 	"\x10RunDeleteRequest\x12*\n" +
@@ -5209,13 +5236,15 @@ const file_concord_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\x04R\aversion\x12(\n" +
 	"\x04mark\x18\x04 \x01(\v2\x14.concord.v1.DiskMarkR\x04mark\"\x13\n" +
-	"\x11EndDeleteResponse\"h\n" +
+	"\x11EndDeleteResponse\"\x82\x01\n" +
 	"\x17EndDeletesBeforeRequest\x12\x1f\n" +
 	"\vsender_node\x18\x01 \x01(\x04R\n" +
 	"senderNode\x12\x18\n" +
 	"\astarted\x18\x02 \x01(\x04R\astarted\x12\x12\n" +
-	"\x04told\x18\x03 \x01(\bR\x04told\"\x1a\n" +
-	"\x18EndDeletesBeforeResponse\"\xc3\x01\n" +
+	"\x04told\x18\x03 \x01(\bR\x04told\x12\x18\n" +
+	"\aprocess\x18\x04 \x01(\x04R\aprocess\"0\n" +
+	"\x18EndDeletesBeforeResponse\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\"\xc3\x01\n" +
 	"\x11DropShardsRequest\x12\x1c\n" +
 	"\bdatabase\x18\x01 \x01(\tH\x00R\bdatabase\x12L\n" +
 	"\x10retention_policy\x18\x02 \x01(\v2\x1f.concord.v1.DropRetentionPolicyH\x00R\x0fretentionPolicy\x12\x1b\n" +
