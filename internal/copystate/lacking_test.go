@@ -282,3 +282,37 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 		t.Errorf("%v; the copy was made anew at %d, and lacks %+v", err, s.MadeAnew(other), s.Lacks(other))
 	}
 }
+
+// An owner that compared a copy may tell its node late that it is whole. Meanwhile the copy was removed, or made of
+// another owner's: what was found whole is not there any more.
+func TestComparisonWithACopyFromBeforeSaysNothingOfTheOneThatIsThere(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		lacks  func(s *Service, id uint64)
+		change func(s *Service, id uint64) error
+		want   Kind
+	}{
+		"removed":          {func(s *Service, _ uint64) { s.Missed(allShards, "its deletes are lost") }, (*Service).Discarded, Lost},
+		"made of another":  {func(s *Service, id uint64) { s.Missed(id, "it lost a write") }, (*Service).Copied, Missed},
+		"removed and made": {func(s *Service, _ uint64) { s.Missed(allShards, "its deletes are lost") }, discardAndCopy, Lost},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, 2)
+			id := w.addShard(1, 2)
+			w.knows(2, id)
+			w.change(2, func(n *node) { n.has[id] = true })
+			s := w.nodes[2].s
+			tc.lacks(s, id)
+			compared := s.Lacks(id).Gen
+			if err := errors.Join(tc.change(s, id), s.Whole(id, compared)); err != nil || s.Lacks(id).Kind != tc.want {
+				t.Errorf("%v; the copy lacks %+v, want %q", err, s.Lacks(id), tc.want)
+			}
+			if err := s.Whole(id, s.Lacks(id).Gen); err != nil || s.Lacks(id).Kind != "" {
+				t.Errorf("%v; it was compared since, and lacks %+v", err, s.Lacks(id))
+			}
+		})
+	}
+}
+
+func discardAndCopy(s *Service, id uint64) error { return errors.Join(s.Discarded(id), s.Copied(id)) }

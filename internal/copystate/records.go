@@ -12,7 +12,7 @@ import (
 type Lack struct {
 	Kind Kind   // empty when nothing is known to be missing
 	Why  string // for people
-	Gen  uint64 // another for each time that something was missed
+	Gen  uint64 // another for each time that something was missed, or that the copy was removed or made of another's
 	// After is what a Stale copy lacks when the deletes have run on it. A node of an earlier version leaves it empty,
 	// which means Outdated.
 	After Kind
@@ -55,10 +55,15 @@ func (r *records) set(id uint64, one record) {
 	}
 }
 
-// lack adds to what a copy lacks. The kind is not Stale.
-func (r *records) lack(one *record, kind Kind, why string) {
+// renewGen gives a copy another Lack.Gen: comparisons that began before say nothing of it any more.
+func (r *records) renewGen(one *record) {
 	r.gen++
 	one.Gen = r.gen
+}
+
+// lack adds to what a copy lacks. The kind is not Stale.
+func (r *records) lack(one *record, kind Kind, why string) {
+	r.renewGen(one)
 	switch {
 	case !kind.Worse(one.beside()):
 	case one.Lacks == Stale:
@@ -149,6 +154,8 @@ func (l *ledger) Copied(id uint64) error {
 		r.Had, r.Anew = true, max(r.Anew, now)
 		if r.Lacks == "" {
 			l.records.lack(&r, Missed, "it was copied, and is not compared with the other copies yet")
+		} else {
+			l.records.renewGen(&r) // what was found equal to the others before is another copy
 		}
 		set(id, r)
 		delete(l.had, id) // this node may be about to own it again
@@ -213,8 +220,7 @@ func (l *ledger) CaughtUp(stale map[uint64]uint64, all bool) error {
 				if !all {
 					r.Lacks = Outdated
 				}
-				l.records.gen++ // it lacks something else: a repair that failed is tried at once
-				r.Gen = l.records.gen
+				l.records.renewGen(&r) // it lacks something else: a repair that failed is tried at once
 				set(id, r)
 			}
 		}
@@ -231,6 +237,7 @@ func (l *ledger) Discarded(id uint64) error {
 			r.Why = "it was removed, to be made anew"
 		}
 		r.Lacks, r.Since, r.After, r.Anew = Lost, 0, "", max(r.Anew, now)
+		l.records.renewGen(&r) // who compared the copy that was removed must not say that the next one is whole
 		set(id, r)
 	})
 }

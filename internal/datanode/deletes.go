@@ -23,14 +23,17 @@ func rememberDeletes(maxAge time.Duration) deletes.Keep {
 	return deletes.Keep{IDs: max(2*maxAge, 365*day), Versions: max(2*maxAge, day)}
 }
 
+// ranLogFile is where the log of the deletes that ran here is.
+func (n *Node) ranLogFile() string { return filepath.Join(n.cfg.Meta.Dir, "deletes.db") }
+
 // openRanLog opens the log of the deletes that ran here. Without hinted handoff there is none.
 func (n *Node) openRanLog() (err error) {
 	n.ran = nil
 	if !n.cfg.HintedHandoff.Enabled {
 		return nil
 	}
-	path := filepath.Join(n.cfg.Meta.Dir, "deletes.db")
-	n.ran, err = deletes.OpenRanLog(path, rememberDeletes(time.Duration(n.cfg.HintedHandoff.MaxAge)), n.copies.Mark)
+	keep := rememberDeletes(time.Duration(n.cfg.HintedHandoff.MaxAge))
+	n.ran, err = deletes.OpenRanLog(n.ranLogFile(), keep, n.copies.Mark)
 	if err != nil {
 		return fmt.Errorf("open the log of deletes: %w", err)
 	}

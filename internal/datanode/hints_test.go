@@ -2,6 +2,7 @@ package datanode
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,8 @@ import (
 	"github.com/influxdata/influxdb/services/meta"
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
@@ -184,5 +187,37 @@ func TestNodeThatLeavesForgetsItsHints(t *testing.T) {
 	}
 	if kept, err := handoff.Kept(n.cfg.HintedHandoff.Dir); err != nil || len(kept) > 0 {
 		t.Errorf("kept: %v, %v", kept, err)
+	}
+}
+
+// It was removed, and does not serve. It may be told before it forgets its cluster by itself, join, and crash.
+func TestNodeThatServesNothingAndLeavesKeepsItsHintsAside(t *testing.T) {
+	t.Parallel()
+	n := mustNode(t, identity, mustState(t))
+	n.keep(t)
+	m := &membership{node: n, idle: true}
+	n.life.Lock()
+	if _, err := m.Leave(t.Context(), &rpc.LeaveRequest{}); status.Code(err) != codes.Unavailable {
+		t.Errorf("while its parts are opened it answers %v", err)
+	}
+	n.life.Unlock()
+	former := n.Meta.NodeID()
+	if err := n.endFormer(former); status.Code(err) != codes.Unavailable {
+		t.Errorf("its parts are open, and it answers %v", err)
+	}
+	n.place.base = len(n.stop) // as if they were not
+	if _, err := m.Leave(t.Context(), &rpc.LeaveRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, pattern := range []string{
+		filepath.Join(n.cfg.HintedHandoff.Dir, fmt.Sprintf("former-node%d-1", former), "*", "*", "*.hh"),
+		n.ranLogFile() + fmt.Sprintf(".former-node%d-1", former),
+	} {
+		if found, err := filepath.Glob(pattern); err != nil || len(found) != 1 {
+			t.Errorf("%s: %v, %v", pattern, found, err)
+		}
+	}
+	if kept, err := handoff.Kept(n.cfg.HintedHandoff.Dir); err != nil || len(kept) > 0 {
+		t.Errorf("left: %v, %v", kept, err)
 	}
 }

@@ -63,6 +63,12 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 	if err := join(r.ClusterId); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
+	// Before the new ID is on disk: a crash in between leaves a node that was removed, and that does not serve.
+	if former := m.node.Meta.NodeID(); former != 0 && former != r.NodeId && m.node.Meta.ClusterID() == r.ClusterId {
+		if err := m.node.endFormer(former); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.node.Meta.Join(r.NodeId, r.ClusterId, r.MetaServers); err != nil {
 		return nil, status.Error(codes.FailedPrecondition, err.Error())
 	}
@@ -77,11 +83,17 @@ func (m *membership) Join(_ context.Context, r *rpc.JoinRequest) (*rpc.JoinRespo
 // Leave makes this node forget its cluster; its data stays on disk.
 func (m *membership) Leave(context.Context, *rpc.LeaveRequest) (*rpc.LeaveResponse, error) {
 	n := m.node
-	idle := m.idle
-	if !idle {
+	if !m.idle {
 		n.life.Lock() // the parts that are to forget the cluster stay open
-		defer n.life.Unlock()
-		idle = !n.partsOpen()
+	} else if !n.life.TryLock() {
+		return nil, errPartsChange
+	}
+	defer n.life.Unlock()
+	idle := !n.partsOpen()
+	if former := n.Meta.NodeID(); idle && former != 0 { // now, as a crash may come before the parts run again
+		if err := n.setFormerAside(former); err != nil {
+			return nil, status.Error(codes.Internal, err.Error())
+		}
 	}
 	// The parts of a node that has noticed its removal before it was told to leave forget the cluster when they run
 	// again.

@@ -15,6 +15,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/influxdata/influxdb/models"
+	itoml "github.com/influxdata/influxdb/toml"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -336,6 +340,114 @@ func TestRemovedNodeJoinsAgainOnItsFolders(t *testing.T) {
 	awaitCount(ctx, t, c, c.Data[2], "100")
 	if c.Data[2].Store.Shard(shard.ID) == nil {
 		t.Error("its files of the shard are gone")
+	}
+}
+
+// TestNodeThatJoinsAgainDoesNotSendItsOldHints: it was removed while it kept writes for another node. From then on the
+// others do not wait for it, and forget which writes and deletes are newer.
+func TestNodeThatJoinsAgainDoesNotSendItsOldHints(t *testing.T) {
+	t.Parallel()
+	for name, down := range map[string]bool{"removed while it is down": true, "removed while it runs": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			joinAgainWithHints(t, down)
+		})
+	}
+}
+
+func joinAgainWithHints(t *testing.T, down bool) {
+	core, logged := observer.New(zapcore.WarnLevel)
+	ctx, c := mustStartOptions(t, devcluster.Options{
+		DataNodes: 3, Logger: zap.New(core),
+		DataConfig: func(cfg *datanode.Config) {
+			cfg.Cluster.WriteTimeout = itoml.Duration(3 * time.Second) // for as long, a node that is gone is remembered
+		},
+	})
+	mustQuery(ctx, t, c, 0, "", `CREATE DATABASE db WITH REPLICATION 3`)
+	line := func(tags string, value int) []byte {
+		return fmt.Appendf(nil, "m,%s v=%d %d\n", tags, value, yesterday().UnixNano())
+	}
+	write := func(node int, line []byte) {
+		t.Helper()
+		var err error
+		if c.Wait(ctx, func() bool {
+			err = c.Client(node).Write(ctx, "db", "quorum", line)
+			return err == nil
+		}) != nil {
+			t.Fatal(err)
+		}
+	}
+	c.CutLink(2, 0)
+	write(2, line("is=newer", 9))
+	write(2, line("is=deleted", 9))
+	shard := c.Shards("db")[0]
+	if !c.Data[2].HintsPending(shard.ID) {
+		t.Fatal("node 3 keeps nothing for node 1")
+	}
+	write(0, line("is=newer", 2))
+	mustQuery(ctx, t, c, 0, "db", `DELETE FROM m WHERE "is" = 'deleted'`)
+
+	former, gone := c.Data[2].Meta.NodeID(), addr(t, c, 2)
+	if down {
+		if err := c.StopData(2); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Meta.RemoveData(ctx, gone, true); err != nil {
+			t.Fatal(err)
+		}
+	} else { // as if it could not be told
+		if err := c.Data[0].Meta.Execute(cluster.DeleteDataNode{ID: former, Time: time.Now(), Adopt: true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustWait(ctx, t, c, "the others have forgotten what is newer", func() bool {
+		for i := range 2 {
+			rows := mustQuery(ctx, t, c, i, "", `SHOW STATS FOR 'order'`)
+			if len(rows) != 1 || fmt.Sprint(rows[0][1]) != "0" || c.Data[i].DeletesRemembered() != 0 {
+				return false
+			}
+		}
+		return true
+	})
+	c.HealLink(2, 0)
+	if down {
+		if err := c.StartData(2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if c.Wait(ctx, func() bool {
+		_, err = c.Meta.AddData(ctx, gone)
+		return err == nil
+	}) != nil {
+		t.Fatal(err)
+	}
+	mustWait(ctx, t, c, "it serves as another node, and keeps nothing for others", func() bool {
+		n := c.Data[2]
+		return n.Meta.NodeID() != former && n.Refusal() == "" && !n.HintsPending(shard.ID)
+	})
+	write(2, line("is=later", 3)) // it takes part again
+	for i := range 2 {
+		got := ""
+		whole := func() bool { return c.Data[i].Unfit(ctx, shard.ID) == "" }
+		mustWait(ctx, t, c, fmt.Sprintf("node %d answers from its own copy", i+1), func() bool {
+			before := whole()
+			got = fmt.Sprint(mustQuery(ctx, t, c, i, "db", `SELECT v FROM m GROUP BY "is"`))
+			return before && whole()
+		})
+		at := yesterday().UnixNano()
+		if want := fmt.Sprintf("[[%d 3] [%d 2]]", at, at); got != want { // the values of later and newer
+			t.Errorf("node %d answers %s, want %s", i+1, got, want)
+		}
+	}
+	aside := filepath.Join(c.DataDir(2), "hh", fmt.Sprintf("former-node%d-1", former))
+	kept, err := filepath.Glob(filepath.Join(aside, fmt.Sprint(c.Data[0].Meta.NodeID()), fmt.Sprint(shard.ID), "*.hh"))
+	if err != nil || len(kept) != 1 {
+		t.Errorf("the hints are not kept: %v, %v", kept, err)
+	}
+	said := logged.FilterMessageSnippet("Set aside what hinted handoff kept for other nodes").All()
+	if len(said) != 1 || said[0].ContextMap()["kept"] != aside {
+		t.Errorf("the log says %v, want one line with %s", said, aside)
 	}
 }
 

@@ -24,7 +24,8 @@ const (
 	maxBatch    = 32 << 20  // of batch-size
 	maxRecord   = 128 << 20 // bytes of one entry; longer ones are damage
 
-	asideDir = "damaged" // beside the folders of nodes: segments that were given up
+	asideDir  = "damaged"     // beside the folders of nodes: segments that were given up
+	formerDir = "former-node" // likewise: the queues of this node when it had another ID, which follows
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -563,6 +563,34 @@ func TestForgetRemovesAllQueues(t *testing.T) {
 	}
 }
 
+// They are of the node that this one was. Nothing of them is sent, and nothing is lost.
+func TestFormerQueuesAreKeptAndNotSent(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if aside, queues, err := SetFormerAside(dir, 4); err != nil || aside != "" || queues != 0 {
+		t.Errorf("of an empty folder it keeps %d queues in %q: %v", queues, aside, err)
+	}
+	for n := 1; n <= 2; n++ { // the node may be removed and added more than once
+		s := mustOpen(t, testConfig(dir), newAway())
+		mustDelete(t, s, 2, WholeDatabase, "d")
+		mustAppend(t, s, 3, 7, "x")
+		s.Close()
+		aside, queues, err := SetFormerAside(dir, 4)
+		if want := filepath.Join(dir, fmt.Sprintf("former-node4-%d", n)); err != nil || aside != want || queues != 2 {
+			t.Fatalf("%d queues are in %q, want 2 in %q: %v", queues, aside, want, err)
+		}
+		kept, err := Kept(aside)
+		if diff := cmp.Diff([]Waiting{{2, WholeDatabase}, {3, 7}}, kept); err != nil || diff != "" {
+			t.Error(err, diff)
+		}
+	}
+	r := newReceiver()
+	s := mustOpen(t, testConfig(dir), r)
+	if got := s.Waiting(); len(got) != 0 {
+		t.Errorf("it sends %v", got)
+	}
+}
+
 func TestConcurrentAppendsAllCome(t *testing.T) {
 	t.Parallel()
 	r := newReceiver()

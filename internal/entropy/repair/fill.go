@@ -31,6 +31,7 @@ func (r *Repair) fill(ctx context.Context) (any bool, err error) {
 		log := r.log.With(zap.String("node", c.TCPAddr))
 		switch {
 		case errors.Is(err, entropy.ErrNoFiles):
+			any = true // a write may have begun the copy, and its Lack.Gen may be another
 			log.Info("A missing shard gets its points one by one", zap.Error(err))
 		case err != nil:
 			return any, fmt.Errorf("copy the files of shard %d from %s to %s: %w", r.id, source.TCPAddr, c.TCPAddr, err)
