@@ -3,6 +3,7 @@ package datanode
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"concord/internal/entropy"
 	"concord/internal/entropy/local"
@@ -29,6 +30,7 @@ func (n *Node) openEntropy() error {
 	shards := &shardcopy.Server{
 		Store: n.drops, Pool: n.pool, Begun: n.beginnings().Copied, Missed: n.copies.Missed,
 		OthersLack: n.copies.NoteLacking, NotWhole: n.notWhole,
+		Owns:    func(shard uint64) bool { return slices.Contains(n.Meta.OwnersOf(shard), n.Meta.NodeID()) },
 		Deletes: n.deleted.DeletesSeen, DeleteUnderWay: n.deleted.DeleteUnderWay, Hold: n.deleted.HoldDeletes,
 		HoldWrites: n.cache.Hold, Wait: rate.Wait, CheckDisk: disk.Check,
 		Dir: filepath.Join(n.cfg.entropyDir(), "incoming"), Log: n.log,

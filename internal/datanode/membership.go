@@ -3,10 +3,12 @@ package datanode
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"concord/internal/cluster"
 	"concord/internal/protocol"
 	"concord/internal/rpc"
 	"concord/internal/whois"
@@ -128,7 +130,12 @@ func (n *Node) forgetCluster() error {
 	return nil
 }
 
-// CatchUp returns when this node's copy of the metadata has a change that is about to be confirmed to a client.
+// tellTimeout bounds how long another data node may take to catch up when this one tells it.
+const tellTimeout = 4 * time.Second
+
+// CatchUp returns when this node's copy of the metadata has a change that is about to be confirmed to a client, or that
+// has to be known before a copy is removed. Then it tells those data nodes which the sender cannot reach: they may be
+// cut off from the meta nodes, and go on to send their writes here.
 func (m *membership) CatchUp(ctx context.Context, r *rpc.CatchUpRequest) (*rpc.CatchUpResponse, error) {
 	if id := m.node.Meta.ClusterID(); id == 0 || id != r.ClusterId {
 		return nil, status.Error(codes.FailedPrecondition, "this data node is not in that cluster")
@@ -136,5 +143,27 @@ func (m *membership) CatchUp(ctx context.Context, r *rpc.CatchUpRequest) (*rpc.C
 	if err := m.node.Meta.CatchUp(ctx, r.Index, r.Leader); err != nil {
 		return nil, status.Error(codes.DeadlineExceeded, err.Error())
 	}
-	return &rpc.CatchUpResponse{}, nil
+	var others []cluster.Node
+	for _, id := range r.Others {
+		if n, ok := m.node.Meta.DataNode(id); ok && id != m.node.Meta.NodeID() {
+			others = append(others, n)
+		}
+	}
+	resp := &rpc.CatchUpResponse{}
+	tell := func(ctx context.Context, n cluster.Node) error {
+		conn, err := m.node.pool.Conn(n.TCPAddr)
+		if err != nil {
+			return status.Error(codes.Unavailable, err.Error())
+		}
+		_, err = rpc.NewMembershipClient(conn).CatchUp(ctx, &rpc.CatchUpRequest{
+			ClusterId: r.ClusterId, Index: r.Index, Leader: r.Leader,
+		})
+		return err
+	}
+	for _, a := range rpc.TellAll(ctx, others, tellTimeout, tell) {
+		if rpc.IsBehind(a.Err) {
+			resp.Behind = append(resp.Behind, a.Node.ID)
+		}
+	}
+	return resp, nil
 }

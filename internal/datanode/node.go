@@ -111,6 +111,8 @@ type Seams struct {
 	Wrap func(addr string, conn net.Conn) net.Conn
 	// Late holds up what the long poll of the metadata brings, until it returns.
 	Late func(ctx context.Context)
+	// NoMeta reports whether the node cannot reach any meta node.
+	NoMeta func() bool
 	// Now is the clock that the node tells others.
 	Now func() time.Time
 	// Free tells the bytes that are free, and all bytes, of the file system of a folder.
@@ -177,7 +179,7 @@ func (n *Node) Open() (err error) {
 
 	n.Meta, err = client.Open(client.Deps{
 		Dir: n.cfg.Meta.Dir, Log: n.log, TLS: n.certs.meta, Secret: n.cfg.Meta.InternalSharedSecret,
-		Hash: n.cfg.Meta.PasswordHash, Protocol: n.cfg.TLS, Late: n.seams.Late,
+		Hash: n.cfg.Meta.PasswordHash, Protocol: n.cfg.TLS, Late: n.seams.Late, Cut: n.seams.NoMeta,
 	})
 	if err != nil {
 		return fmt.Errorf("open the cached metadata: %w", err)

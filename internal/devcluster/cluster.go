@@ -225,6 +225,7 @@ func (c *Cluster) seams(i int) datanode.Seams {
 	s := datanode.Seams{
 		Blocked: func(addr string) bool { return c.links.blocked(i, addr) },
 		Wrap:    func(addr string, conn net.Conn) net.Conn { return c.links.wrap(i, addr, conn) },
+		NoMeta:  func() bool { return c.links.hasNoMeta(i) },
 	}
 	s.Free = c.opts.Free
 	if f := c.opts.NotWhole; f != nil {

@@ -11,6 +11,7 @@ type links struct {
 	mu     sync.Mutex
 	addrs  []string        // TCP address of each node; empty until it has started once
 	cut    []bool          // nodes of which all links are cut
+	noMeta []bool          // nodes that cannot call the meta node
 	oneWay map[[2]int]bool // from one node to another: that direction is cut
 	hung   []bool          // nodes of which all links hold what goes over them
 	moved  *sync.Cond      // a node hangs no more, or a connection was closed
@@ -18,8 +19,8 @@ type links struct {
 
 func newLinks(nodes int) *links {
 	l := &links{
-		addrs: make([]string, nodes), cut: make([]bool, nodes), oneWay: make(map[[2]int]bool),
-		hung: make([]bool, nodes),
+		addrs: make([]string, nodes), cut: make([]bool, nodes), noMeta: make([]bool, nodes),
+		oneWay: make(map[[2]int]bool), hung: make([]bool, nodes),
 	}
 	l.moved = sync.NewCond(&l.mu)
 	return l
@@ -56,6 +57,18 @@ func (l *links) setCut(node int, cut bool) (was bool) {
 	was = l.cut[node]
 	l.cut[node] = cut
 	return was
+}
+
+func (l *links) setNoMeta(node int, cut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.noMeta[node] = cut
+}
+
+func (l *links) hasNoMeta(node int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.noMeta[node]
 }
 
 func (l *links) setOneWay(from, to int, cut bool) {
@@ -170,6 +183,13 @@ func (c *Cluster) Cut(i int) (was bool) { return c.links.setCut(i, true) }
 
 // Heal undoes Cut.
 func (c *Cluster) Heal(i int) { c.links.setCut(i, false) }
+
+// CutMeta makes a data node unable to call the meta node, which can still call it. The node still reaches the other
+// data nodes, and goes on to serve its clients with the metadata that it has. HealMeta gives the link back.
+func (c *Cluster) CutMeta(i int) { c.links.setNoMeta(i, true) }
+
+// HealMeta undoes CutMeta.
+func (c *Cluster) HealMeta(i int) { c.links.setNoMeta(i, false) }
 
 // CutLink makes one data node unable to call another, which can still call it. So what the first one keeps for the
 // other in hinted handoff stays there. HealLink gives the link back.

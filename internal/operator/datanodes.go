@@ -1,10 +1,15 @@
 package operator
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"concord/internal/cluster"
 	"concord/internal/meta/server"
@@ -61,6 +66,67 @@ func (d *dataNodes) node(addr string) (cluster.Node, error) {
 		return n, fmt.Errorf("data node %q does not exist", addr)
 	}
 	return n, nil
+}
+
+// behind says which data node may not have the metadata of an index yet; empty when all have it that can serve clients.
+// Such a node may send its writes to those who owned a shard before. A node that nobody reaches, neither this meta node
+// nor the other data nodes, is taken for one that is down. If it is up after all, the owners refuse its writes.
+func (d *dataNodes) behind(ctx context.Context, index uint64) string {
+	nodes := d.state().DataNodes
+	var reached, unreached []cluster.Node
+	var others []uint64
+	tell := func(ctx context.Context, n cluster.Node) error { return d.catchUp(ctx, n, index) }
+	for _, a := range rpc.TellAll(ctx, nodes, answerTimeout, tell) {
+		switch {
+		case rpc.IsBehind(a.Err):
+			return notTold(a.Node, rpc.Message(a.Err))
+		case a.Err != nil:
+			unreached, others = append(unreached, a.Node), append(others, a.Node.ID)
+		default:
+			reached = append(reached, a.Node)
+		}
+	}
+	if len(unreached) == 0 {
+		return ""
+	}
+	// They may be cut off from the meta nodes alone.
+	ask := func(ctx context.Context, n cluster.Node) ([]uint64, error) {
+		resp, err := d.tell(ctx, n, index, others)
+		return resp.GetBehind(), err
+	}
+	for _, a := range rpc.AskAll(ctx, reached, answerTimeout, ask) {
+		for _, n := range unreached {
+			if slices.Contains(a.Value, n.ID) {
+				return notTold(n, "this meta node does not reach it, and "+a.Node.TCPAddr+" does")
+			}
+		}
+	}
+	return ""
+}
+
+// notTold is what behind returns of a node.
+func notTold(n cluster.Node, why string) string {
+	return fmt.Sprintf("data node %s does not know yet who owns which shards (%s)", n.TCPAddr, why)
+}
+
+// catchUp returns when a data node has the metadata of an index. rpc.IsBehind is false for the error of a node that
+// cannot be reached.
+func (d *dataNodes) catchUp(ctx context.Context, n cluster.Node, index uint64) error {
+	_, err := d.tell(ctx, n, index, nil)
+	return err
+}
+
+// tell is catchUp, and has the node tell others.
+func (d *dataNodes) tell(ctx context.Context, n cluster.Node, index uint64, others []uint64) (
+	*rpc.CatchUpResponse, error,
+) {
+	conn, err := d.pool.Conn(n.TCPAddr)
+	if err != nil {
+		return nil, status.Error(codes.Unavailable, err.Error())
+	}
+	return rpc.NewMembershipClient(conn).CatchUp(ctx, &rpc.CatchUpRequest{
+		ClusterId: d.state().Data.ClusterID, Index: index, Others: others,
+	})
 }
 
 // addr is the TCP address of a data node, empty for one that is not in the cluster.

@@ -43,7 +43,8 @@ type task struct {
 	next   time.Time // when the next copy may be made
 	note   string    // why it waits
 
-	owner time.Time // since when the new owner is one, for all that this run knows
+	index uint64    // of the metadata when this run saw the new owner for the first time
+	known time.Time // since when all data nodes have that metadata; zero while it is not known that they do
 	told  bool      // the node of the new copy was told to have it compared
 }
 
@@ -112,9 +113,6 @@ func (t *task) do(ctx context.Context) (note string, err error) {
 		}
 	}
 	if from, ok := st.DataNode(t.step.From); ok && sh.Owned(from.ID) {
-		if t.owner.IsZero() {
-			t.owner = time.Now()
-		}
 		return t.giveUp(ctx, sh, from)
 	}
 	return "", nil
@@ -208,11 +206,15 @@ func (t *task) say(ctx context.Context, o copyOrder, began time.Time) {
 
 // giveUp removes the old copy, when enough whole copies are left.
 //
-// A write may have been on its way to the old owner alone when there was a new one. It ends within the time writes.
+// A data node that does not know the new owner sends its writes to the old one alone. So all have to know it first,
+// also one that cannot ask the meta nodes. A write may have been on its way by then. It ends within the time writes.
 // Then the new copy is compared once more.
 func (t *task) giveUp(ctx context.Context, sh cluster.Shard, from cluster.Node) (note string, err error) {
 	if len(sh.Owners)-1 < t.least {
 		return "", leftOutError{fmt.Sprintf("it has %d copies now, and must keep %d", len(sh.Owners), t.least)}
+	}
+	if note, err := t.allKnow(ctx); err != nil {
+		return note, err
 	}
 	// An owner that is away is none that a write or a reader relies on: another whole copy is enough. The new one
 	// becomes whole later, perhaps only when this owner does not lead its repairs any more.
@@ -223,6 +225,11 @@ func (t *task) giveUp(ctx context.Context, sh cluster.Shard, from cluster.Node) 
 	}
 	if why := t.run.losses.heldAlone(ctx, []cluster.Shard{sh}, from)[sh.ID]; why != "" {
 		return why, cmp.Or(t.compare(ctx), errWait)
+	}
+	// One that was down may serve again, with what it knew before.
+	if why := t.run.nodes.behind(ctx, t.index); why != "" {
+		t.known, t.told = time.Time{}, false
+		return why, errWait
 	}
 	err = t.run.shards.giveUp(ctx, sh, from)
 	if files := (filesLeftError{}); errors.As(err, &files) {
@@ -255,15 +262,30 @@ func (t *task) compareAgain(ctx context.Context, sh cluster.Shard) error {
 	return nil
 }
 
+// allKnow waits until all data nodes know the owners of the shard.
+func (t *task) allKnow(ctx context.Context) (note string, err error) {
+	if !t.known.IsZero() {
+		return "", nil
+	}
+	if t.index == 0 {
+		t.index = t.run.nodes.state().Index
+	}
+	if why := t.run.nodes.behind(ctx, t.index); why != "" {
+		return why, errWait
+	}
+	t.known = time.Now()
+	return "", nil
+}
+
 // isAway reports whether an owner does not answer.
 func (t *task) isAway(ctx context.Context, sh cluster.Shard, n cluster.Node) bool {
 	copies := t.run.copies.describeCopies(ctx, []cluster.Shard{sh}, false)[sh.ID]
 	return slices.ContainsFunc(copies, func(c Copy) bool { return c.Node == n.ID && c.State == unreachable })
 }
 
-// await waits until the new copy is whole, also with all writes that began before it was recorded.
+// await waits until the new copy is whole, also with all writes that began before all data nodes knew of it.
 func (t *task) await(ctx context.Context, sh cluster.Shard) (note string, err error) {
-	if time.Since(t.owner) < t.run.writes {
+	if time.Since(t.known) < t.run.writes {
 		return "writes that began before may be under way", errWait
 	}
 	if err := t.compareAgain(ctx, sh); err != nil {

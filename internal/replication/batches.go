@@ -72,7 +72,7 @@ func (o *outgoing) writeBatch(a *shardWrite, d *delivery, yields bool) result {
 		return r
 	}
 	o.points.remote.Add(int64(a.batch.Len()))
-	if r.err == nil || r.permanent || errors.Is(r.err, errBehind) {
+	if r.err == nil || r.permanent || errors.Is(r.err, errBehind) || isNotOwner(r.err) {
 		return r
 	}
 	return o.hintWrite(a, d, r)

@@ -47,7 +47,7 @@ func TestTwoFirstWritesBeginACopyOnce(t *testing.T) {
 	s := &newShard{}
 	s.both.Add(2)
 	var begun countedCopies
-	w := &ownCopies{Deps: Deps{Shards: s, Copies: &begun}}
+	w := &ownCopies{Deps: Deps{Meta: replicationtest.Member{Meta: &replicationtest.Meta{}}, Shards: s, Copies: &begun}}
 	var wg sync.WaitGroup
 	for range 2 {
 		wg.Go(func() {

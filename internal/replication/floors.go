@@ -50,12 +50,13 @@ type goneFloor struct {
 
 // floor is a version below which nothing of this node reaches another one any more, as Writer.Floor says.
 func (f *floors) floor(node uint64) order.Version {
-	// Both before the look into hinted handoff: a write or a delete that ends meanwhile is there by then. A node on
+	// Both before the look into hinted handoff: a write or a delete that ends meanwhile is there by then. A write that
+	// is nowhere else may go to a node that becomes an owner later, so no floor rises over it. A node on
 	// which a delete fails runs it again when its version is long past, and must know then which points are newer.
 	oldest := min(f.lanes.oldest(), f.Deletes.Keeps())
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.keepsFor(node) {
+	if !f.keepsFor(node) && !f.keepsAlone() {
 		f.said[node] = max(f.said[node], oldest)
 	}
 	return f.said[node]

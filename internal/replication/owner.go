@@ -88,12 +88,15 @@ func (o *outgoing) writeLocal(
 	if o.Meta.Deleted(d.shard, 1) {
 		return result{err: errShardDeleted, permanent: true}
 	}
+	if err := o.disowned(d.shard); err != nil {
+		return result{err: err}
+	}
 	o.points.local.Add(int64(len(points)))
 	if yields {
 		defer o.beginOld(d.shard, d.version)()
 	}
 	r := judge(len(points), o.accept(ctx, d.shard, db, policy, d.version, yields, points))
-	if r.err == nil || errors.Is(r.err, errBehind) || influxdb.IsClientError(r.err) {
+	if r.err == nil || errors.Is(r.err, errBehind) || isNotOwner(r.err) || influxdb.IsClientError(r.err) {
 		return r
 	}
 	if o.Handoff == nil {
@@ -140,6 +143,10 @@ func (c *ownCopies) beginShard(ctx tsdb.WriteContext, id uint64, db, policy stri
 	if err := c.Shards.WriteToShard(ctx, id, points); !errors.Is(err, tsdb.ErrShardNotFound) {
 		return err
 	}
+	// The shard may have been moved, and its files removed, while this write was under way.
+	if err := c.disowned(id); err != nil {
+		return err
+	}
 	if err := c.Copies.Begin(id); err != nil {
 		return err
 	}
@@ -164,7 +171,7 @@ func (o *outgoing) writeRemote(d *delivery, reqs []*rpc.WriteShardRequest, at se
 			return r
 		}
 		if r.err != nil {
-			if r.permanent {
+			if r.permanent || isNotOwner(r.err) {
 				return r
 			}
 			return o.hintRest(d, all, reqs[i:], r)
@@ -224,6 +231,9 @@ func (o *outgoing) call(
 	}
 	if errors.Is(err, errNoBatches) {
 		return result{err: err}
+	}
+	if status.Code(err) == codes.Aborted {
+		return result{err: &notOwnerError{"data node " + n.TCPAddr, req.ShardId}}
 	}
 	if o.Handoff == nil {
 		o.missed.note(o.Log, n.TCPAddr, points, err)

@@ -81,6 +81,9 @@ func (s *Server) write(
 	if s.writer.Meta.Deleted(r.ShardId, rpc.Relied(ctx).Index) {
 		return nil, status.Error(codes.NotFound, errShardDeleted.Error())
 	}
+	if err := s.writer.refuses(ctx, r.ShardId); err != nil {
+		return nil, status.Error(codes.Aborted, err.Error())
+	}
 	points, err := read()
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())

@@ -34,6 +34,8 @@ type Metadata interface {
 	// OwnersOf lists the owners of a shard, none for one that is not known. Shard looks through all shards, and this
 	// does not.
 	OwnersOf(shard uint64) []uint64
+	// Index is that of this node's copy of the metadata: it grows with every change.
+	Index() uint64
 	// Deleted reports whether a shard that was in the metadata at index was deleted since.
 	Deleted(shard, index uint64) bool
 	// Refresh makes the metadata as new as the leader's.
@@ -252,9 +254,9 @@ func (w *Writer) write(
 	}
 	w.Copies.Admit(context.Background())
 	err := w.place(ctx, db, policy, level, points, wrote)
-	if errors.Is(err, errShardDeleted) && w.Meta.Refresh() == nil {
+	if (errors.Is(err, errShardDeleted) || isNotOwner(err)) && w.Meta.Refresh() == nil {
 		wrote.reset()
-		err = w.place(ctx, db, policy, level, points, wrote) // it was dropped, and this node did not know
+		err = w.place(ctx, db, policy, level, points, wrote) // it was dropped or moved, and this node did not know
 	}
 	w.stats.wrote.add(wrote)
 	return err

@@ -896,10 +896,13 @@ func (x *WhoIsResponse) GetRefused() string {
 }
 
 type CatchUpRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Index         uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`  // of the change in the metadata
-	Leader        string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // host:port of the HTTP API of the meta node that has it
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Index     uint64                 `protobuf:"varint,2,opt,name=index,proto3" json:"index,omitempty"`  // of the change in the metadata
+	Leader    string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"` // host:port of the HTTP API of the meta node that has it
+	// Data nodes that the sender cannot reach. The node that gets the message tells them, too, where it reaches them. A
+	// node of an earlier build does not.
+	Others        []uint64 `protobuf:"varint,4,rep,packed,name=others,proto3" json:"others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -955,8 +958,16 @@ func (x *CatchUpRequest) GetLeader() string {
 	return ""
 }
 
+func (x *CatchUpRequest) GetOthers() []uint64 {
+	if x != nil {
+		return x.Others
+	}
+	return nil
+}
+
 type CatchUpResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Behind        []uint64               `protobuf:"varint,1,rep,packed,name=behind,proto3" json:"behind,omitempty"` // those of others that were reached, and do not have the change
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -991,6 +1002,13 @@ func (*CatchUpResponse) Descriptor() ([]byte, []int) {
 	return file_concord_proto_rawDescGZIP(), []int{14}
 }
 
+func (x *CatchUpResponse) GetBehind() []uint64 {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
 type WriteShardRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	ShardId         uint64                 `protobuf:"varint,1,opt,name=shard_id,json=shardId,proto3" json:"shard_id,omitempty"`
@@ -1016,7 +1034,8 @@ type WriteShardRequest struct {
 	Yields bool `protobuf:"varint,18,opt,name=yields,proto3" json:"yields,omitempty"`
 	// An owner sends on what it got of sender_node, which went down meanwhile.
 	Relayed bool `protobuf:"varint,19,opt,name=relayed,proto3" json:"relayed,omitempty"`
-	// The owners of the shard, as the sender knows them. Others do not get the write. Empty out of hinted handoff.
+	// The owners of the shard, as the sender knows them. Others do not get the write. Empty in a message out of hinted
+	// handoff; what hinted handoff keeps has them, for when the node is no owner any more.
 	Owners        []uint64 `protobuf:"varint,20,rep,packed,name=owners,proto3" json:"owners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -5101,13 +5120,15 @@ const file_concord_proto_rawDesc = "" +
 	"\bidentity\x18\x03 \x01(\tR\bidentity\x12\x19\n" +
 	"\btcp_addr\x18\x04 \x01(\tR\atcpAddr\x12\x18\n" +
 	"\aprocess\x18\x05 \x01(\x04R\aprocess\x12\x18\n" +
-	"\arefused\x18\x06 \x01(\tR\arefused\"]\n" +
+	"\arefused\x18\x06 \x01(\tR\arefused\"u\n" +
 	"\x0eCatchUpRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12\x16\n" +
-	"\x06leader\x18\x03 \x01(\tR\x06leader\"\x11\n" +
-	"\x0fCatchUpResponse\"\x9c\x04\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\x12\x16\n" +
+	"\x06others\x18\x04 \x03(\x04R\x06others\")\n" +
+	"\x0fCatchUpResponse\x12\x16\n" +
+	"\x06behind\x18\x01 \x03(\x04R\x06behind\"\x9c\x04\n" +
 	"\x11WriteShardRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12\x1a\n" +
 	"\bdatabase\x18\x02 \x01(\tR\bdatabase\x12)\n" +

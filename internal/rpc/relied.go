@@ -5,7 +5,9 @@ import (
 	"strconv"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // The gRPC metadata keys of a Reliance. The numbers are decimal.
@@ -69,4 +71,15 @@ func CatchingUp(catchUp func(ctx context.Context, relied Reliance)) []grpc.Serve
 		return next(srv, ss)
 	}
 	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unary), grpc.ChainStreamInterceptor(stream)}
+}
+
+// IsBehind reports whether the error of a CatchUp is of a node that may serve clients with older metadata. A node that
+// cannot be reached may be down, and one that says that it is in no cluster, or in another one, serves none of these
+// clients.
+func IsBehind(err error) bool {
+	switch status.Code(err) {
+	case codes.OK, codes.Unavailable, codes.FailedPrecondition:
+		return false
+	}
+	return true
 }

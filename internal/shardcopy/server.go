@@ -38,6 +38,8 @@ type Server struct {
 	Begun func(shard uint64) error // notes that the copy may lack points; nil for none
 	// Missed notes that a copy of which this node is an owner may lack points, and why; nil for none.
 	Missed func(shard uint64, why string)
+	// Owns reports whether this node owns a shard, for all that it knows; nil for never.
+	Owns func(shard uint64) bool
 	// OthersLack notes that the copies of a shard on other nodes lack what this node's copy has; nil for none.
 	OthersLack func(nodes []uint64, shard uint64) error
 	// NotWhole is why this node's copies may lack acknowledged writes or deletes, in one clause each, by shard. A
@@ -294,8 +296,13 @@ func (s *Server) KillCopy(ctx context.Context, r *rpc.KillCopyRequest) (*rpc.Kil
 	}
 }
 
-// Remove drops this node's copy.
+// Remove drops this node's copy. It refuses while the node owns the shard for all that it knows: it would go on to
+// take writes of its clients then, and begin another copy with them.
 func (s *Server) Remove(_ context.Context, r *rpc.RemoveRequest) (*rpc.RemoveResponse, error) {
+	if s.Owns != nil && s.Owns(r.ShardId) {
+		return nil, status.Errorf(codes.FailedPrecondition,
+			"this node has not heard yet that it does not own shard %d any more", r.ShardId)
+	}
 	if err := s.Store.DeleteShard(r.ShardId); err != nil && !errors.Is(err, tsdb.ErrShardNotFound) {
 		return nil, status.Error(codes.Internal, err.Error())
 	}

@@ -48,6 +48,8 @@ type Deps struct {
 
 	// Late holds up what the long poll brings until it returns; nil for not at all. With it tests make a node late.
 	Late func(ctx context.Context)
+	// Cut reports whether no meta node can be reached; nil for never. With it tests cut the links to them.
+	Cut func() bool
 }
 
 // Client is a data node's view of the metadata. It implements what the engine asks of its own metadata client, which is
@@ -106,7 +108,7 @@ func Open(d Deps) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	nodes := &metaNodes{http: httpclient.New(d.TLS, d.Secret)}
+	nodes := &metaNodes{http: httpclient.New(d.TLS, d.Secret), cut: d.Cut}
 	late := d.Late
 	if late == nil {
 		late = func(context.Context) {}

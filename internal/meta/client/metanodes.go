@@ -29,6 +29,7 @@ const (
 // last, and then of the others in turn.
 type metaNodes struct {
 	http  *httpclient.Client
+	cut   func() bool            // as Deps.Cut
 	first atomic.Pointer[string] // the server to begin with; nil for the first of the list
 	clock atomic.Pointer[leaderClock]
 }
@@ -39,9 +40,19 @@ type leaderClock struct {
 	own    time.Time // with a monotonic reading
 }
 
+var errCut = errors.New("the links to the meta nodes are cut")
+
+func (m *metaNodes) isCut() bool { return m.cut != nil && m.cut() }
+
 // do sends one request.
 func (m *metaNodes) do(ctx context.Context, r httpclient.Request) (httpclient.Answer, error) {
+	if m.isCut() {
+		return httpclient.Answer{}, errCut
+	}
 	a, err := m.http.Do(ctx, r)
+	if m.isCut() { // meanwhile
+		return httpclient.Answer{}, errCut
+	}
 	m.hear(a)
 	return a, err
 }

@@ -53,7 +53,7 @@ type RebalanceState string
 // The states of a step.
 const (
 	StepCopying RebalanceState = "copying"
-	StepWaiting RebalanceState = "waiting" // for a whole copy: of the source, or of the new owner
+	StepWaiting RebalanceState = "waiting" // for a whole copy, or for a data node to know the new owner
 	StepDone    RebalanceState = "done"
 	StepLeftOut RebalanceState = "left out" // the shard or its owners are not as they were planned any more
 	StepFailed  RebalanceState = "failed"

@@ -43,6 +43,7 @@ type Meta struct {
 	Lost     bool      // no node and no shard is known
 	Leader   time.Time // what time it is for the leader of the meta nodes; zero for that of this machine
 
+	Changes uint64                         // as Index
 	Dropped func(shard, index uint64) bool // as Deleted of the metadata; nil when no shard was
 	Update  func() error                   // as Refresh; nil when nothing is new
 	Behind  error                          // why this is not as new as what others have; nil when it is
@@ -53,6 +54,9 @@ func (m *Meta) CatchUpWithOthers(context.Context) error { return m.Behind }
 
 // Deleted asks Dropped.
 func (m *Meta) Deleted(shard, index uint64) bool { return m.Dropped != nil && m.Dropped(shard, index) }
+
+// Index is Changes.
+func (m *Meta) Index() uint64 { return m.Changes }
 
 // OwnersOf is Owners.
 func (m *Meta) OwnersOf(uint64) []uint64 { return m.Owners }
