@@ -174,8 +174,8 @@ func (k *knowledge) MadeAnew(id uint64) uint64 {
 	return k.records.byShard[id].Anew
 }
 
-// Lacking is not 0 while any copy of this node lacks something. It is another number after each time that something was
-// missed.
+// Lacking is not 0 while any copy of this node lacks something. It is another number after each time that a copy which
+// was whole missed something.
 func (k *knowledge) Lacking() uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()

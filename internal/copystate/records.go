@@ -28,6 +28,7 @@ type records struct {
 	expecting shardSet // those of lacking for which writes wait as well: these come first
 	arrived   shardSet // those of lacking for which none wait any more: they can be repaired now
 	gen       uint64   // the greatest Lack.Gen
+	missed    uint64   // the Lack.Gen of the copy that was whole until something was missed, of the last such one
 }
 
 func newRecords(byShard map[uint64]record) records {
@@ -39,16 +40,20 @@ func newRecords(byShard map[uint64]record) records {
 	return r
 }
 
-// missedLast is 0 when no copy lacks anything, and the greatest Lack.Gen so far otherwise.
+// missedLast is 0 when no copy lacks anything. Otherwise it is another number each time that a copy which was whole
+// misses something. A copy that cannot be repaired and misses more and more does not change it.
 func (r *records) missedLast() uint64 {
 	if len(r.lacking) == 0 {
 		return 0
 	}
-	return r.gen
+	return max(1, r.missed)
 }
 
 // set changes a record.
 func (r *records) set(id uint64, one record) {
+	if one.Lacks != "" && r.byShard[id].Lacks == "" {
+		r.missed = one.Gen
+	}
 	r.byShard[id] = one
 	if delete(r.lacking, id); one.Lacks != "" {
 		r.lacking[id] = struct{}{}

@@ -25,10 +25,7 @@ func (n *Node) newHandoff() error {
 			return sh.Database
 		},
 		Dropped: n.lost,
-		Heirs:   func(shard uint64, e handoff.Entry) []uint64 { return n.writer.Heirs(shard, e) },
-		// What waited for the node before may be acknowledged, and counts as such for its heirs.
-		Inherited: func(node, shard uint64) { n.missed(node, shard, true) },
-		Log:       n.log,
+		Log:     n.log,
 	})
 	return nil
 }

@@ -23,6 +23,7 @@ func (d *Service) keepLearning() {
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	told := make(map[uint64]bool) // nodes that have answered
+	var asked time.Time           // since when, zero for not yet
 	for {
 		select {
 		case <-d.open.Done():
@@ -32,16 +33,28 @@ func (d *Service) keepLearning() {
 		if d.deps.Ran.Learned() {
 			clear(told)
 			d.deps.Memory.lacks(0)
+			asked = time.Time{}
 			continue
 		}
-		if len(told) == 0 { // also when it has left its cluster
-			d.deps.Memory.lacks(d.deps.Ran.Began())
+		switch now := time.Now(); {
+		case len(told) == 0: // in no cluster yet, or no more
+			asked = now
+			d.lacksDeletes()
+		case now.Sub(asked) > learnWait:
+			d.deps.Memory.lacks(0)
 		}
 		if err := d.learn(d.open, told); err != nil {
 			d.deps.Log.Debug("Not all data nodes have said yet which deletes they remember", zap.Error(err))
 		}
 	}
 }
+
+// learnWait is how long late writes wait when too few nodes answer: writes that come after them in the queues of hinted
+// handoff wait, too.
+const learnWait = 30 * time.Second
+
+// lacksDeletes notes that this node may not know deletes from before now.
+func (d *Service) lacksDeletes() { d.deps.Memory.lacks(max(d.deps.Ran.Began(), d.deps.Clock.Now())) }
 
 // learn asks the nodes that have not answered yet. The error names those that do not answer.
 func (d *Service) learn(ctx context.Context, told map[uint64]bool) error {

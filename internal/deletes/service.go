@@ -142,7 +142,7 @@ func (d *Service) Load() error {
 		return fmt.Errorf("read the deletes that ran here: %w", err)
 	}
 	if !d.deps.Ran.Learned() {
-		d.deps.Memory.lacks(d.deps.Ran.Began())
+		d.lacksDeletes()
 	}
 	return nil
 }

@@ -43,8 +43,7 @@
 //
 //   - Writes older than max-age, by all clocks that may be right (Deps.Now). Deletes do not age.
 //   - Writes that do not fit into max-size bytes for one node. Deletes may take 16 MiB more; then Append fails.
-//   - Queues of a node or a shard that is gone, as far as the metadata says so (Deps.Due). When the shard was moved to
-//     nodes that lack a write, that is put into their queues first (Deps.Heirs).
+//   - Queues of a node or a shard that is gone, as far as the metadata says so (Deps.Due).
 //
 // Deps.Dropped hears of each shard that lost something in one of the first two ways, by an append that failed, or by
 // damage. Anti-entropy checks it then. Entries are found to be too old when they are sent, and every purge-interval.

@@ -39,11 +39,6 @@ type Deps struct {
 	// removed node or a dropped shard are forgotten. known is false while there is no
 	// metadata to tell it from: then nothing is sent, and nothing is forgotten.
 	Due func(node, shard uint64) (due, known bool)
-	// Heirs are the nodes that get an entry of a queue that is not due any more, in place of its node: the shard may
-	// have moved to others, which lack the write. Nil for none.
-	Heirs func(shard uint64, e Entry) []uint64
-	// Inherited is told, before the entry leaves its queue, that a node was given entries of a shard in this way.
-	Inherited func(node, shard uint64)
 	// Database is the database of a shard, "" when it is not known; nil for never. It may be asked with locks held.
 	Database func(shard uint64) string
 	// Dropped is told of each shard that lost entries, WholeDatabase included.
@@ -237,22 +232,6 @@ func (s *Service) Append(nodeID, shard uint64, entries ...Entry) error {
 		s.deps.Dropped(nodeID, shard)
 		return err
 	}
-	notify(n.wake)
-	return nil
-}
-
-// inherit queues entries of another queue for a node. They are as old as they were.
-func (s *Service) inherit(nodeID, shard uint64, entries []Entry) error {
-	n, err := s.node(nodeID)
-	if err != nil {
-		return err
-	}
-	if err := n.append(shard, entries); err != nil {
-		return err
-	}
-	s.log.Info("A shard was moved: its new owner gets what waits for another node",
-		zap.Uint64("node_id", nodeID), zap.Uint64("db_shard_id", shard), zap.Int("entries", len(entries)))
-	s.deps.Inherited(nodeID, shard)
 	notify(n.wake)
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -522,45 +521,6 @@ func TestQueuesOfGoneShardsAreForgotten(t *testing.T) {
 	if s.Pending(2, 7) || !s.Pending(2, 8) || r.dropped != nil {
 		t.Errorf("pending %v %v, dropped %v", s.Pending(2, 7), s.Pending(2, 8), r.dropped)
 	}
-}
-
-// A shard was moved from node 2 to node 3, which lacks some of what waits for node 2.
-func TestNewOwnersGetWhatWaitsForANodeThatIsNoneAnyMore(t *testing.T) {
-	t.Parallel()
-	r := newAway()
-	deps := r.deps()
-	var moved atomic.Bool
-	deps.Due = func(node, _ uint64) (bool, bool) { return node != 2 || !moved.Load(), true }
-	deps.Heirs = func(_ uint64, e Entry) []uint64 {
-		if string(e.Data) == "has" {
-			return nil
-		}
-		return []uint64{3}
-	}
-	var told atomic.Int32
-	deps.Inherited = func(node, shard uint64) {
-		if node == 3 && shard == 7 {
-			told.Add(1)
-		}
-	}
-	cfg := testConfig(t.TempDir())
-	cfg.BatchSize = 1 // each entry is moved alone
-	s := New(cfg, deps)
-	if err := s.Open(r.deliver); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	for _, data := range []string{"x", "has", "y"} {
-		mustAppend(t, s, 2, 7, data)
-	}
-	moved.Store(true)
-	s.Purge()
-	if s.Pending(2, 7) || !s.Pending(3, 7) || told.Load() != 2 || r.dropped != nil {
-		t.Errorf("waiting %v, told %d times, dropped %v", s.Waiting(), told.Load(), r.dropped)
-	}
-	r.back()
-	s.Back(3)
-	r.await(t, "the new owner has both", func() bool { return slices.Equal(r.got["3/7"], []string{"x", "y"}) })
 }
 
 // An empty copy of the metadata, as after damage to it, knows of no node and of no shard. That is not knowledge.

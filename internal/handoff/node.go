@@ -309,8 +309,8 @@ func (n *nodeQueues) forget(sq shardQueue, reason string) error {
 	return n.remove(sq)
 }
 
-// over tells whether a queue needs no more attention: it is forgotten when its node or shard is gone, after its heirs
-// have got their entries. The error is errNoMetadata while nobody knows. The queue's drain lock must be held.
+// over tells whether a queue needs no more attention: it is forgotten when its node or shard is gone. The error is
+// errNoMetadata while nobody knows.
 func (n *nodeQueues) over(sq shardQueue) (bool, error) {
 	due, known := n.s.deps.Due(n.id, sq.shard)
 	switch {
@@ -319,55 +319,7 @@ func (n *nodeQueues) over(sq shardQueue) (bool, error) {
 	case due:
 		return false, nil
 	}
-	if err := n.bequeath(sq); err != nil {
-		return false, err
-	}
-	return true, n.forget(sq, "the node or the shard is gone, or the node does not own the shard any more")
-}
-
-// bequeath gives the entries of a queue that is not due any more to their heirs.
-func (n *nodeQueues) bequeath(sq shardQueue) error {
-	if n.s.deps.Heirs == nil || sq.shard == WholeDatabase {
-		return nil
-	}
-	for n.has(sq) {
-		if sq.q.delivered() {
-			if err := n.take(sq, sq.q.dropDelivered); err != nil {
-				return err
-			}
-			continue
-		}
-		entries, err := sq.q.peek(int64(n.s.cfg.BatchSize))
-		if err != nil {
-			if err := n.unreadable(sq, err); err != nil {
-				return err
-			}
-			continue
-		}
-		inherits := make(map[uint64][]Entry) // by heir
-		for _, e := range entries[n.expired(sq.shard, entries):] {
-			for _, heir := range n.s.deps.Heirs(sq.shard, e) {
-				inherits[heir] = append(inherits[heir], e)
-			}
-		}
-		for heir, some := range inherits {
-			if err := n.s.inherit(heir, sq.shard, some); err != nil {
-				return fmt.Errorf("give data node %d what waits for one that does not own shard %d any more: %w",
-					heir, sq.shard, err)
-			}
-		}
-		if err := n.advance(sq, entries); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// has reports whether a queue was not forgotten.
-func (n *nodeQueues) has(sq shardQueue) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.queues[sq.shard] == sq.q
+	return true, n.forget(sq, "the node or the shard is gone")
 }
 
 // purge drops what is older than max-age, and the queue of a node or shard that is gone. It must not take entries that

@@ -95,6 +95,9 @@ func (d *dataNodes) behind(ctx context.Context, index uint64) string {
 		return resp.GetBehind(), err
 	}
 	for _, a := range rpc.AskAll(ctx, reached, answerTimeout, ask) {
+		if rpc.IsBehind(a.Err) { // it may reach one of them
+			return notTold(a.Node, rpc.Message(a.Err))
+		}
 		for _, n := range unreached {
 			if slices.Contains(a.Value, n.ID) {
 				return notTold(n, "this meta node does not reach it, and "+a.Node.TCPAddr+" does")

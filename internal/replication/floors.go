@@ -26,7 +26,7 @@ type floors struct {
 	last map[uint64]order.Version // of each process that told what it keeps for this node; maxSenders of them
 
 	lacks       map[uint64]uint64 // by node some of whose copies lack something: what it said of them last
-	lackedSince time.Time         // something was missed last
+	lackedSince time.Time         // a copy that was whole missed something last
 
 	failing bool // it was logged that the journal cannot be kept; only forget uses it
 
@@ -50,13 +50,12 @@ type goneFloor struct {
 
 // floor is a version below which nothing of this node reaches another one any more, as Writer.Floor says.
 func (f *floors) floor(node uint64) order.Version {
-	// Both before the look into hinted handoff: a write or a delete that ends meanwhile is there by then. A write that
-	// is nowhere else may go to a node that becomes an owner later, so no floor rises over it. A node on
+	// Both before the look into hinted handoff: a write or a delete that ends meanwhile is there by then. A node on
 	// which a delete fails runs it again when its version is long past, and must know then which points are newer.
 	oldest := min(f.lanes.oldest(), f.Deletes.Keeps())
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.keepsFor(node) && !f.keepsAlone() {
+	if !f.keepsFor(node) {
 		f.said[node] = max(f.said[node], oldest)
 	}
 	return f.said[node]
@@ -148,8 +147,9 @@ func (f *floors) beginRelayed(v order.Version) (ended func(), ok bool) {
 const (
 	// When the floor is further behind the clock, the journal must outlive a power cut.
 	behindFor = 5 * time.Second
-	// While copies lack something, the journal forgets nothing: repairs ask it which value is newer. When nothing was
-	// missed for so long, the copies that still lack something cannot be repaired, and the journal would only grow.
+	// While copies lack something, the journal forgets nothing: repairs ask it which value is newer. When no other
+	// copy missed anything for so long, those that still lack something cannot be repaired, and the journal would only
+	// grow.
 	holdFor = time.Hour
 )
 

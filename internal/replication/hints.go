@@ -33,7 +33,7 @@ func (o *outgoing) hint(d *delivery, reqs []*rpc.WriteShardRequest, failed resul
 		o.Copies.Missed(d.node, d.shard, false)
 		return result{err: cause}
 	}
-	entries, err := entriesOf(reqs, d.owners)
+	entries, err := entriesOf(reqs)
 	if err == nil {
 		err = o.Handoff.Append(d.node, d.shard, entries...)
 	}
@@ -58,14 +58,11 @@ func (o *outgoing) hintRest(d *delivery, first result, rest []*rpc.WriteShardReq
 	return o.hint(d, rest, failed)
 }
 
-// entriesOf are the messages of a write to some owners as hinted handoff keeps them.
-func entriesOf(reqs []*rpc.WriteShardRequest, owners []uint64) ([]handoff.Entry, error) {
+// entriesOf are the messages of a write as hinted handoff keeps them.
+func entriesOf(reqs []*rpc.WriteShardRequest) ([]handoff.Entry, error) {
 	entries := make([]handoff.Entry, len(reqs))
 	for i, r := range reqs {
-		b, err := proto.Marshal(&rpc.WriteShardRequest{ // the owners share r
-			ShardId: r.ShardId, Database: r.Database, RetentionPolicy: r.RetentionPolicy, UserId: r.UserId,
-			Points: r.Points, Version: r.Version, Yields: r.Yields, Owners: owners,
-		})
+		b, err := proto.Marshal(r)
 		if err != nil {
 			return nil, err
 		}
@@ -83,7 +80,7 @@ func (o *outgoing) Entries(
 		return nil, err
 	}
 	stamp(reqs, v, false)
-	return entriesOf(reqs, nil)
+	return entriesOf(reqs)
 }
 
 // holdsDeletes reports whether deletes wait here for a node.

@@ -2,7 +2,6 @@ package replication
 
 import (
 	"errors"
-	"slices"
 	"testing"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"concord/internal/cluster"
 	"concord/internal/handoff"
@@ -128,64 +126,5 @@ func TestOwnCopyOfAShardThatWasMovedTakesNothing(t *testing.T) {
 	err := w.WriteAgain(shardID, db, policy, w.Order.Clock.Next(), mustPoints(t, "cpu v=1 1"))
 	if !isNotOwner(err) || c.stores[0].Shard(shardID) != nil {
 		t.Errorf("a write that was under way: %v", err)
-	}
-}
-
-// What hinted handoff alone has of a shard that was moved goes to its owners. What one of them was sent does not.
-func TestHeirsAreTheOwnersThatLackAWrite(t *testing.T) {
-	t.Parallel()
-	c, _ := newGatedCluster(t)
-	w, _ := c.withHandoff(t, 30*time.Second)
-	c.meta.Owners = []uint64{2, 3}
-	v := uint64(w.Order.Clock.Next())
-	for name, tt := range map[string]struct {
-		owners  []uint64
-		version uint64
-		want    []uint64
-	}{
-		"all owners are new":          {[]uint64{1}, v, []uint64{2, 3}},
-		"one owner was sent it":       {[]uint64{1, 3}, v, nil},
-		"a node of an earlier build":  {nil, v, []uint64{2, 3}},
-		"a write without a version":   {[]uint64{1}, 0, nil},
-		"older than what one is told": {[]uint64{1}, v - 1, []uint64{3}},
-	} {
-		w.floors.said[2] = 0
-		if tt.version == v-1 {
-			w.floors.said[2] = w.Order.Clock.Now()
-		}
-		entries, err := entriesOf([]*rpc.WriteShardRequest{{ShardId: shardID, Version: tt.version}}, tt.owners)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := w.Heirs(shardID, entries[0]); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: %v, want %v", name, got, tt.want)
-		}
-	}
-}
-
-// While hinted handoff may have the only copy of a write, no node is told that it gets nothing as old: it may become
-// an owner of the shard.
-func TestNoFloorRisesOverAWriteThatOnlyHintedHandoffHas(t *testing.T) {
-	t.Parallel()
-	c, g := newGatedCluster(t)
-	w, hh := c.withHandoff(t, 30*time.Second)
-	g.away.Store(true)
-	data, err := proto.Marshal(&rpc.WriteShardRequest{ShardId: shardID, Database: db})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := hh.Append(2, shardID, handoff.Entry{Kind: handoff.Write, Data: data}); err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		owners []uint64
-		stands bool
-	}{{[]uint64{1, 2}, false}, {[]uint64{2}, true}, {[]uint64{3}, true}, {nil, false}} {
-		c.meta.Owners = tt.owners
-		_, before, _ := w.Says(3)
-		w.Order.Clock.Next()
-		if _, now, _ := w.Says(3); (now == before) != tt.stands {
-			t.Errorf("owners %v: the floor went from %d to %d", tt.owners, before, now)
-		}
 	}
 }

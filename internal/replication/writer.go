@@ -87,7 +87,7 @@ type Copies interface {
 	// MadeAnew is a version from before this node's copy of a shard was made anew the last time, 0 for never.
 	MadeAnew(shard uint64) uint64
 	// Lacking is not 0 while a copy of this node lacks something until it is repaired. It is another number after each
-	// time that something was missed.
+	// time that a copy which was whole missed something.
 	Lacking() uint64
 	// Admit returns when this node may take writes of clients.
 	Admit(ctx context.Context)

@@ -1034,8 +1034,7 @@ type WriteShardRequest struct {
 	Yields bool `protobuf:"varint,18,opt,name=yields,proto3" json:"yields,omitempty"`
 	// An owner sends on what it got of sender_node, which went down meanwhile.
 	Relayed bool `protobuf:"varint,19,opt,name=relayed,proto3" json:"relayed,omitempty"`
-	// The owners of the shard, as the sender knows them. Others do not get the write. Empty in a message out of hinted
-	// handoff; what hinted handoff keeps has them, for when the node is no owner any more.
+	// The owners of the shard, as the sender knows them. Others do not get the write. Empty out of hinted handoff.
 	Owners        []uint64 `protobuf:"varint,20,rep,packed,name=owners,proto3" json:"owners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
