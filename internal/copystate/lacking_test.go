@@ -316,3 +316,26 @@ func TestComparisonWithACopyFromBeforeSaysNothingOfTheOneThatIsThere(t *testing.
 }
 
 func discardAndCopy(s *Service, id uint64) error { return errors.Join(s.Discarded(id), s.Copied(id)) }
+
+// What Lacking says changes when a copy that was whole misses something, and not when one misses more and more.
+func TestLackingChangesWhenAWholeCopyMissesSomething(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id, other := w.addShard(1, 2), w.addShard(1, 2)
+	w.knows(2, other)
+	w.change(2, func(n *node) { n.has[id], n.has[other] = true, true })
+	s := w.nodes[2].s
+	if got := s.Lacking(); got != 0 {
+		t.Errorf("whole copies lack something: %d", got)
+	}
+	s.Missed(id, "it lost a write")
+	first := s.Lacking()
+	s.Missed(id, "it lost another write")
+	if more := s.Lacking(); first == 0 || more != first {
+		t.Errorf("it says %d, and %d after the same copy missed more", first, more)
+	}
+	s.Missed(other, "it lost a write")
+	if second := s.Lacking(); second == first {
+		t.Errorf("it says %d also after another copy missed something", second)
+	}
+}

@@ -149,6 +149,7 @@ func TestNewNodeTakesNoWritesThatAreOlderThanDeletesBeforeIt(t *testing.T) {
 	fresh := c.newNode(t, 1)
 	learned := withLog(t, fresh)
 	c.meta.SetAddr(0, mustServe(t, fresh.server()))
+	learned.beginsAt(t, order.Version(version(2*time.Hour))) // it was started long before it joined
 	if err := fresh.deletes.Load(); err != nil {
 		t.Fatal(err)
 	}
