@@ -68,16 +68,3 @@ func Check(path string, timeout time.Duration) error {
 	}
 	return nil
 }
-
-// SetAside renames a damaged file and returns its new name: it is kept for whoever wants to look at it.
-func SetAside(path string) (string, error) {
-	for n := 1; ; n++ {
-		to := fmt.Sprintf("%s.damaged-%d", path, n)
-		if _, err := os.Lstat(to); err == nil {
-			continue
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-		return to, os.Rename(path, to)
-	}
-}

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
@@ -27,12 +25,11 @@ import (
 // serves nothing. With a new deletes.db it learns what the others remember, as a new node does. The rest stays. It owns
 // none of the copies on its disk: when it is to own one, that is made of another owner's.
 
-// errPartsChange is what the idle server answers, which must not wait for the node's life: who opens the parts closes
-// the idle server, and waits for its answers.
+// errPartsChange is the answer of the idle server while n.life is held. It must not wait for n.life: the goroutine that
+// holds it may be closing the idle server, and waits for this answer.
 var errPartsChange = status.Error(codes.Unavailable, "this data node opens or closes its files: ask again")
 
-// endFormer sets aside what this node noted as the data node with the ID former, which it is no more. The error is of
-// gRPC. Its code is Unavailable when this node has to find out first that it was removed, which it does by itself, and
+// endFormer sets aside what this node noted while it was the data node with the ID former. The error is of gRPC. Its code is Unavailable when this node has to find out first that it was removed, which it does by itself, and
 // to close what has the files open: then it is to be asked again.
 func (n *Node) endFormer(former uint64) error {
 	if !n.life.TryLock() {
@@ -63,12 +60,12 @@ func (n *Node) setFormerAside(former uint64) error {
 			return err
 		}
 		if queues > 0 {
-			log.Warn("Set aside what hinted handoff kept for other nodes, and never sends it: this node was removed, and "+
-				"the others may have forgotten which writes and deletes are newer",
-				zap.Int("queues", queues), zap.String("kept", aside))
+			log.Warn("Set aside what hinted handoff kept for other nodes: it is not sent any more",
+				zap.Int("queues", queues), zap.String("kept", aside), zap.String("reason",
+					"this node was removed, and the others may have forgotten which writes and deletes are newer"))
 		}
 	}
-	aside, err := renameAside(n.ranLogFile(), fmt.Sprintf("former-node%d", former))
+	aside, err := durable.SetAside(n.ranLogFile(), fmt.Sprintf("former-node%d", former))
 	if err != nil {
 		return fmt.Errorf("set the log of deletes aside: %w", err)
 	}
@@ -77,26 +74,4 @@ func (n *Node) setFormerAside(former uint64) error {
 			zap.String("kept", aside))
 	}
 	return nil
-}
-
-// renameAside gives a file a name with a suffix that no other one has, and returns it. It returns an empty name when
-// the file is not there.
-func renameAside(path, suffix string) (aside string, err error) {
-	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	} else if err != nil {
-		return "", err
-	}
-	for i := 1; ; i++ {
-		aside = fmt.Sprintf("%s.%s-%d", path, suffix, i)
-		if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
-			break
-		} else if err != nil {
-			return "", err
-		}
-	}
-	if err := os.Rename(path, aside); err != nil {
-		return "", err
-	}
-	return aside, durable.SyncDir(filepath.Dir(path))
 }

@@ -3,6 +3,8 @@ package durable
 
 import (
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -44,4 +46,21 @@ func SyncDir(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// SetAside renames a file that is not to be read any more, and is kept for whoever wants to look at it: to path.suffix-1,
+// or to a greater number when that is there. It returns the new name, which is on disk, or "" when there is no file.
+func SetAside(path, suffix string) (aside string, err error) {
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	for n := 1; ; n++ {
+		aside = fmt.Sprintf("%s.%s-%d", path, suffix, n)
+		if _, err := os.Lstat(aside); err == nil {
+			continue
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+		return aside, errors.Join(os.Rename(path, aside), SyncDir(filepath.Dir(path)))
+	}
 }

@@ -115,3 +115,22 @@ func TestSyncDirNamesAFolderThatIsNotThere(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// Each file that is set aside gets a name of its own, and nothing happens without a file.
+func TestSetAside(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "x.db")
+	if aside, err := durable.SetAside(path, "damaged"); aside != "" || err != nil {
+		t.Errorf("without a file: %q, %v", aside, err)
+	}
+	for _, n := range []string{"1", "2"} {
+		mustWrite(t, path, n)
+		aside, err := durable.SetAside(path, "damaged")
+		if b, failed := os.ReadFile(aside); aside != path+".damaged-"+n || string(b) != n || err != nil || failed != nil {
+			t.Errorf("%q has %q: %v, %v", aside, b, err, failed)
+		}
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("the file is there still: %v", err)
+		}
+	}
+}

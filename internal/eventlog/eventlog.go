@@ -63,6 +63,7 @@ var kinds = map[string]string{
 	"A data node does not take what hinted handoff keeps for it: this is tried again": "hints",
 	"A data node takes what hinted handoff keeps for it again":                        "hints",
 	"Set a hinted handoff queue aside":                                                "hints",
+	"Set aside what hinted handoff kept for other nodes: it is not sent any more":     "hints",
 	"Kept the files of a copy that is made anew":                                      "copy",
 	"A delete did not reach every node":                                               "delete",
 	"The disk is full: a shard takes no writes until there is space":                  "disk",

@@ -16,6 +16,7 @@ import (
 	bbolterrors "go.etcd.io/bbolt/errors"
 
 	"concord/internal/bolt"
+	"concord/internal/durable"
 	"concord/internal/entropy"
 )
 
@@ -73,7 +74,7 @@ func openQueue(dir string) (q *queue, aside string, err error) {
 	q, err = readQueue(path)
 	var damaged *bolt.DamagedError
 	if errors.As(err, &damaged) {
-		if aside, err = bolt.SetAside(path); err == nil {
+		if aside, err = durable.SetAside(path, "damaged"); err == nil {
 			q, err = readQueue(path)
 		}
 	}
