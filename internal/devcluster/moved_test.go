@@ -43,7 +43,7 @@ func TestMoveWaitsForADataNodeThatIsCutOffFromTheMetaNodes(t *testing.T) {
 	err := rebalance(ctx, c, func(e wire.RebalanceEvent) {
 		write(cutOff)
 		t.Logf("%s %s", e.State, e.Note)
-		if e.State == wire.StepWaiting && strings.Contains(e.Note, "does not know yet who owns which shards") {
+		if e.State == wire.StepWaiting && strings.Contains(e.Note, "has not said that it knows who owns which shards") {
 			waited = true
 			for range 20 {
 				write(cutOff)

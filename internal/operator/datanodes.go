@@ -96,7 +96,8 @@ func (d *dataNodes) behind(ctx context.Context, index uint64) string {
 	}
 	for _, a := range rpc.AskAll(ctx, reached, answerTimeout, ask) {
 		if rpc.IsBehind(a.Err) { // it may reach one of them
-			return notTold(a.Node, rpc.Message(a.Err))
+			return notTold(unreached[0], fmt.Sprintf("this meta node does not reach it, and %s did not say whether it does: %s",
+				a.Node.TCPAddr, rpc.Message(a.Err)))
 		}
 		for _, n := range unreached {
 			if slices.Contains(a.Value, n.ID) {
@@ -109,7 +110,7 @@ func (d *dataNodes) behind(ctx context.Context, index uint64) string {
 
 // notTold is what behind returns of a node.
 func notTold(n cluster.Node, why string) string {
-	return fmt.Sprintf("data node %s does not know yet who owns which shards (%s)", n.TCPAddr, why)
+	return fmt.Sprintf("data node %s has not said that it knows who owns which shards (%s)", n.TCPAddr, why)
 }
 
 // catchUp returns when a data node has the metadata of an index. rpc.IsBehind is false for the error of a node that

@@ -58,11 +58,11 @@ func TestBehindNamesTheDataNodeThatMaySendItsWritesToTheOldOwner(t *testing.T) {
 		"one is in no cluster": {err: status.Error(codes.FailedPrecondition, "not in that cluster")},
 		"one is cut off from the meta nodes": {
 			err:  status.Error(codes.DeadlineExceeded, "this node's metadata is behind"),
-			want: "does not know yet who owns which shards (this node's metadata is behind)",
+			want: "has not said that it knows who owns which shards (this node's metadata is behind)",
 		},
 		"one is cut off, also from this meta node": {
 			first: follower{behind: []uint64{2}}, second: down,
-			want: "data node 127.0.0.1:1 does not know yet who owns which shards (this meta node does not reach it, and ",
+			want: "data node 127.0.0.1:1 has not said that it knows who owns which shards (this meta node does not reach it, and ",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -19,7 +19,8 @@ import (
 )
 
 const (
-	// patience is how long a step waits for a whole copy, or tries to make one, before it fails.
+	// patience is how long a step waits for a whole copy, or until data nodes know the new owner, or tries to make a
+	// copy, before it fails.
 	patience = 15 * time.Minute
 	// compareAgain is how often anti-entropy is asked to compare a copy that was made.
 	compareAgain = 20 * time.Second

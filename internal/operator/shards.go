@@ -1,7 +1,6 @@
 package operator
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,7 +148,8 @@ func (s *shards) remove(r *http.Request) (any, error) {
 			"copy it to another one first, or drop it with DROP SHARD", n.TCPAddr, sh.ID)
 	}
 	if why := s.nodes.behind(r.Context(), s.nodes.state().Index); why != "" {
-		return nil, fmt.Errorf("%s: it may send writes of shard %d to %s alone; try again when it has", why, sh.ID, n.TCPAddr)
+		return nil, fmt.Errorf("%s: until then it may send writes of shard %d to %s alone. Run the command again when that "+
+			"node answers and reaches the meta nodes, or stop that node", why, sh.ID, n.TCPAddr)
 	}
 	if why := s.losses.heldAlone(r.Context(), []cluster.Shard{sh}, n)[sh.ID]; why != "" {
 		return nil, fmt.Errorf("the other owners do not have all of shard %d (%s): "+
@@ -164,18 +164,19 @@ type filesLeftError struct{ text string }
 func (e filesLeftError) Error() string { return e.text }
 
 // giveUp makes a data node no owner of a shard, and then removes its copy: in between nobody writes to it. It checks
-// nothing but that the node has heard of the first before the second. An error is a filesLeftError when the node is no
-// owner any more.
+// nothing, except that the node knows that it is no owner before its files are removed. An error is a filesLeftError
+// when the node is no owner any more.
 func (s *shards) giveUp(ctx context.Context, sh cluster.Shard, n cluster.Node) error {
 	if _, err := s.execute(cluster.RemoveShardOwner{ID: sh.ID, NodeID: n.ID, Time: time.Now()}); err != nil {
 		return err
 	}
-	err := s.nodes.catchUp(ctx, n, s.nodes.state().Index)
-	c, failed := s.nodes.client(n.TCPAddr)
-	if err = cmp.Or(err, failed); err == nil {
+	c, err := s.nodes.client(n.TCPAddr)
+	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
-		_, err = c.Remove(ctx, &rpc.RemoveRequest{ShardId: sh.ID})
+		if err = s.nodes.catchUp(ctx, n, s.nodes.state().Index); err == nil {
+			_, err = c.Remove(ctx, &rpc.RemoveRequest{ShardId: sh.ID})
+		}
 	}
 	if err != nil {
 		return filesLeftError{fmt.Sprintf("data node %s no longer owns shard %d, but its files are still there: %s",
