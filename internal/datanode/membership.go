@@ -130,7 +130,8 @@ func (n *Node) forgetCluster() error {
 	return nil
 }
 
-// tellTimeout bounds how long another data node may take to catch up when this one tells it.
+// tellTimeout is longer than a node asks the meta nodes (two seconds), so that one that is behind says so itself. The
+// sender waits ten seconds, in which this node catches up as well.
 const tellTimeout = 4 * time.Second
 
 // CatchUp returns when this node's copy of the metadata has a change that is about to be confirmed to a client, or that

@@ -22,8 +22,8 @@ func (d *Service) keepLearning() {
 	defer d.wg.Done()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	told := make(map[uint64]bool) // nodes that have answered
-	var asked time.Time           // since when, zero for not yet
+	told := make(map[uint64]bool) // nodes that were asked: whether they have answered
+	var asked time.Time           // when the first of them was
 	for {
 		select {
 		case <-d.open.Done():
@@ -33,11 +33,10 @@ func (d *Service) keepLearning() {
 		if d.deps.Ran.Learned() {
 			clear(told)
 			d.deps.Memory.lacks(0)
-			asked = time.Time{}
 			continue
 		}
 		switch now := time.Now(); {
-		case len(told) == 0: // in no cluster yet, or no more
+		case len(told) == 0: // nobody was asked yet: this node is in no cluster, or without metadata
 			asked = now
 			d.lacksDeletes()
 		case now.Sub(asked) > learnWait:
@@ -74,7 +73,7 @@ func (d *Service) learn(ctx context.Context, told map[uint64]bool) error {
 			errs = append(errs, a.Err)
 		}
 	}
-	// More than half of all nodes heard of each delete that was acknowledged: of these, one at least.
+	// More than half of all nodes heard of each delete that was acknowledged. So one that has answered did.
 	if asked := len(nodes) - len(errs); 2*asked >= len(nodes)+1 {
 		d.deps.Memory.lacks(0)
 	}

@@ -108,8 +108,8 @@ func (m *Memory) runs(db, id string) (done func()) {
 	return func() { m.counts.endRun(db, key) }
 }
 
-// endBefore notes that the deletes have ended which a node announced before a process of it was started. They may be half
-// run. It returns after as deleteCounts.endBefore does.
+// endBefore ends the deletes that a node announced before a process of it was started, and returns after as
+// deleteCounts.endBefore does. These deletes may be half run.
 func (m *Memory) endBefore(node uint64, s start) (after uint64) {
 	ended, after := m.counts.endBefore(node, s, time.Now())
 	for db, ids := range ended {

@@ -35,8 +35,8 @@ type generation struct {
 	failed    failures
 	withdrawn []withdrawn // writes that failed, of which the log does not say so yet
 
-	// Of a log that was there when the journal was opened. The engine may have these keys with these versions, or with
-	// those before: the process ended while it wrote them, or they failed.
+	// loaded is set for a log that was there when the journal was opened. interrupted has the keys of its writes that had
+	// not ended, or that failed: the engine may have the new value or the one before.
 	loaded      bool
 	interrupted failures
 

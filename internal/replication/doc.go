@@ -71,7 +71,7 @@
 //	accept.go       ownCopies: writes to this node's copies
 //	server.go       Server: writes of other nodes
 //	repairs.go      Repairs: writes of repairs, and the versions that these ask for
-//	moved.go        writes to a shard that was moved: who refuses them, and who gets them instead
+//	moved.go        writes to a shard that was moved: what its former owner refuses
 //	floors.go       floors, and what the journal may forget
 //	received.go     what came from other nodes lately; relay.go sends it on when its sender is gone
 //	missed.go       the log of what nodes miss

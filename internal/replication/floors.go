@@ -238,7 +238,8 @@ func (f *floors) lowestFloor(now time.Time) (floor, kept order.Version) {
 	return floor, kept
 }
 
-// holds reports whether nothing is to be forgotten because copies lack something: as lacks says by node. mu must be held.
+// holds reports whether nothing is to be forgotten because copies lack something. lacks is what each node says of its
+// copies. mu must be held.
 func (f *floors) holds(lacks map[uint64]uint64, now time.Time) bool {
 	for node, missed := range lacks {
 		if f.lacks[node] != missed {

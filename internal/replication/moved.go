@@ -11,8 +11,8 @@ import (
 
 // A shard moves while some coordinators still have the metadata from before. They send their writes to nodes that are
 // no owners any more. Such a node refuses them: its copy is about to be removed, or was removed, and nobody would read
-// what it takes. This file has what the owners that were and the coordinators do then. What keeps a shard from being
-// taken away from a node before all coordinators know the new owner is in package operator.
+// what it takes. The coordinator then asks for the owners and tries once more (Writer.write). Package operator takes a
+// shard away from a node only when all coordinators know the new owner.
 
 // notOwnerError is that a node takes no writes to a shard, because it does not own the shard any more. It is not
 // permanent: the owners that the shard has now take the write.
@@ -24,9 +24,6 @@ type notOwnerError struct {
 func (e *notOwnerError) Error() string {
 	return fmt.Sprintf("%s does not own shard %d any more", e.node, e.shard)
 }
-
-// thisNode is what an error calls the node itself.
-const thisNode = "this node"
 
 // isNotOwner reports whether a write failed because its owner is none any more.
 func isNotOwner(err error) bool {
@@ -41,7 +38,7 @@ func (c *ownCopies) disowned(shard uint64) error {
 	if len(owners) == 0 || slices.Contains(owners, c.Meta.NodeID()) {
 		return nil
 	}
-	return &notOwnerError{thisNode, shard}
+	return &notOwnerError{"this node", shard}
 }
 
 // refuses is disowned for a write of another node. It returns nil when the sender has newer metadata than this node,

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -78,12 +79,8 @@ func TestWriteToAShardThatWasMovedGoesToTheNewOwner(t *testing.T) {
 			c := newTestCluster(t, "ok", "down", "down")
 			was, is := mustStore(t), mustStore(t)
 			moved := &replicationtest.Meta{Nodes: c.meta.Nodes, Owners: []uint64{3}, Changes: 9}
-			for i, s := range map[int]*replicationtest.Meta{1: moved, 2: moved} {
-				store := was
-				if i == 2 {
-					store = is
-				}
-				w := mustOpen(t, newWriter(t, s, store, c.pool, uint64(i+1)))
+			for i, store := range map[int]*tsdb.Store{1: was, 2: is} {
+				w := mustOpen(t, newWriter(t, moved, store, c.pool, uint64(i+1)))
 				c.meta.Nodes[i].TCPAddr = mustServe(t, NewServer(store, w, zap.NewNop()))
 			}
 			c.meta.Owners = []uint64{2} // what the coordinator knows

@@ -1482,7 +1482,7 @@ type ExecuteRequest struct {
 	// for all deletes that sender_node announced before it started anew.
 	Ended      bool   `protobuf:"varint,13,opt,name=ended,proto3" json:"ended,omitempty"`
 	SenderNode uint64 `protobuf:"varint,14,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"` // with announce_only
-	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: when the process of the sender did, nanoseconds
+	Started    uint64 `protobuf:"varint,10,opt,name=started,proto3" json:"started,omitempty"`                         // with announce_only: when the sender's process was started, nanoseconds since 1970
 	Version    uint64 `protobuf:"varint,16,opt,name=version,proto3" json:"version,omitempty"`                         // as in WriteShardRequest: what is older is deleted, whenever it arrives
 	// bounds are of a node without versions. Such a delete waits behind the writes of one shard in a hinted handoff
 	// queue, takes points out of these, and does nothing else.
@@ -1938,7 +1938,7 @@ type AnnounceDeleteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Delete        *Delete                `protobuf:"bytes,1,opt,name=delete,proto3" json:"delete,omitempty"` // without a version yet
 	SenderNode    uint64                 `protobuf:"varint,2,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // when the process of the sender did, nanoseconds
+	Started       uint64                 `protobuf:"varint,3,opt,name=started,proto3" json:"started,omitempty"` // when the sender's process was started, nanoseconds since 1970
 	Clock         uint64                 `protobuf:"varint,4,opt,name=clock,proto3" json:"clock,omitempty"`     // of the sender
 	Process       uint64                 `protobuf:"varint,5,opt,name=process,proto3" json:"process,omitempty"` // names that process; 0 for earlier builds
 	unknownFields protoimpl.UnknownFields
@@ -2475,7 +2475,7 @@ func (*EndDeleteResponse) Descriptor() ([]byte, []int) {
 type EndDeletesBeforeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SenderNode    uint64                 `protobuf:"varint,1,opt,name=sender_node,json=senderNode,proto3" json:"sender_node,omitempty"`
-	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // when its process did, nanoseconds
+	Started       uint64                 `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"` // when the process of sender_node was started, nanoseconds since 1970
 	Told          bool                   `protobuf:"varint,3,opt,name=told,proto3" json:"told,omitempty"`       // another node passes it on
 	Process       uint64                 `protobuf:"varint,4,opt,name=process,proto3" json:"process,omitempty"` // names the process of sender_node; 0 for earlier builds
 	unknownFields protoimpl.UnknownFields
@@ -2542,8 +2542,8 @@ func (x *EndDeletesBeforeRequest) GetProcess() uint64 {
 
 type EndDeletesBeforeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Deletes of other processes of sender_node are under way, which were started then: later than the one that asks, by
-	// the clock of their machine, which was set back since. 0 for none.
+	// When the last process of sender_node was started that still has deletes under way, if by its clock that was not
+	// before the process that asks: its clock was set back since. 0 for none.
 	After         uint64 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

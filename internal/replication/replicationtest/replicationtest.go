@@ -194,7 +194,7 @@ func (NoCopies) Missed(_, _ uint64, _ bool) {}
 // Lacks has nothing to note.
 func (NoCopies) Lacks(uint64, string) {}
 
-// Lacking is false.
+// Lacking is 0.
 func (NoCopies) Lacking() uint64 { return 0 }
 
 // MadeAnew is never.
