@@ -69,8 +69,12 @@ func TestSeriesThatAreWrittenBesideADeleteStay(t *testing.T) {
 					}
 					r := writeRequest(t, lines.String())
 					r.ShardId, r.Version = shard, uint64(n.deletes.deps.Clock.Next())
-					if _, err := srv.WriteShard(t.Context(), r); err != nil {
+					resp, err := srv.WriteShard(t.Context(), r)
+					if err != nil {
 						return err
+					}
+					if resp.Error != "" || resp.Behind {
+						return fmt.Errorf("the write is not acknowledged: %v", resp)
 					}
 				}
 				return nil
