@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -27,6 +28,7 @@ import (
 	"concord/internal/replication"
 	"concord/internal/replication/replicationtest"
 	"concord/internal/rpc"
+	"concord/internal/writecache"
 )
 
 const (
@@ -61,8 +63,10 @@ type node struct {
 func newDeps(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.Pool, id uint64) replication.Deps {
 	t.Helper()
 	clock, journal := replicationtest.Order(t, id)
+	cache := writecache.Wrap(s, writecache.Thresholds{Size: math.MaxUint64, Cold: math.MaxInt64}, zap.NewNop())
+	t.Cleanup(func() { cache.Close() })
 	return replication.Deps{
-		Meta: replicationtest.Member{Meta: meta, Node: id}, Store: s, Shards: s, Subscriber: replicationtest.NoSubscriber{},
+		Meta: replicationtest.Member{Meta: meta, Node: id}, Store: s, Shards: cache, Subscriber: replicationtest.NoSubscriber{},
 		Pool: pool, Order: &replication.Order{Clock: clock, Journal: journal}, Deletes: NewMemory(meta),
 		Copies: replicationtest.NoCopies{}, WriteTimeout: 30 * time.Second, Log: zap.NewNop(),
 		ForgetEvery: time.Hour, // tests change the metadata

@@ -17,6 +17,7 @@ import (
 	"concord/internal/entropy/fieldindex"
 	"concord/internal/order"
 	"concord/internal/rpc"
+	"concord/internal/writecache"
 )
 
 // results are those of a statement on all nodes.
@@ -298,6 +299,12 @@ func execute(store *tsdb.Store, r *rpc.Delete, keep func(flushed map[*tsdb.Shard
 		}
 		run = func() error { return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond)) }
 	}
+	names, err := namesOf(r)
+	if err != nil {
+		return err
+	}
+	of := func(measurement string) bool { return names == nil || slices.Contains(names, measurement) }
+	defer writecache.BeforeDelete(store, r.Database, of)()
 	return durably(store, r.Database, run, keep)
 }
 

@@ -9,6 +9,16 @@
 // So the store of this package allocates the cache before it writes, and frees cold shards while nothing writes to
 // them. The engine's monitor has to be off. The store also says when the cache of a shard is written to a file, as
 // WriteSnapshot has to be asked for it.
+//
+// The engine also loses points that are written beside a delete, although the delete is of other times. The cache has
+// an entry for each field of a series. A delete that leaves nothing of an entry removes it (Cache.DeleteRange). A write
+// that has found the entry just before adds its point to it all the same, and the point is in the WAL alone:
+//
+//	write   finds the entry                     adds a point of 10:00 to it
+//	delete                    empties the entry                             removes it
+//
+// So a write looks for its points in the cache when a delete ran beside it (BeforeDelete), and writes them again when
+// they are not there.
 package writecache
 
 import (
@@ -76,6 +86,7 @@ func (s *Store) WriteToShard(ctx tsdb.WriteContext, id uint64, points []models.P
 	if sh == nil {
 		return tsdb.ErrShardNotFound
 	}
+	write := func(points []models.Point) error { return s.Store.WriteToShard(ctx, id, points) }
 	for {
 		before, err := sh.Engine()
 		if err != nil {
@@ -83,8 +94,10 @@ func (s *Store) WriteToShard(ctx tsdb.WriteContext, id uint64, points []models.P
 		}
 		if e, ok := before.(*tsm1.Engine); ok {
 			allocate(e.Cache)
+			err = deletesOfShard(sh).writeBeside(e.Cache, points, write)
+		} else {
+			err = write(points)
 		}
-		err = s.Store.WriteToShard(ctx, id, points)
 		if now, closed := sh.Engine(); closed != nil || now == before {
 			return err
 		}

@@ -1,0 +1,178 @@
+package writecache
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/influxdata/influxdb/models"
+	"github.com/influxdata/influxdb/tsdb"
+	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+)
+
+// deletes are those of each database, by its folder.
+var deletes sync.Map // *databaseDeletes
+
+// databaseDeletes are the deletes of a database.
+type databaseDeletes struct {
+	mu      sync.Mutex
+	begun   int
+	running map[int]func(measurement string) bool // what each is about, by its number: begun was as much before it
+}
+
+// deletesOf returns the deletes of the database whose folder is dir.
+func deletesOf(dir string) *databaseDeletes {
+	if d, ok := deletes.Load(dir); ok {
+		return d.(*databaseDeletes)
+	}
+	d, _ := deletes.LoadOrStore(dir, new(databaseDeletes))
+	return d.(*databaseDeletes)
+}
+
+// deletesOfShard returns the deletes of the database that a shard is of.
+func deletesOfShard(sh *tsdb.Shard) *databaseDeletes {
+	return deletesOf(filepath.Dir(filepath.Dir(sh.Path())))
+}
+
+// BeforeDelete is to be called before the engine deletes points of some measurements, and ended after it. Points of
+// these that are written in between are looked for in the cache.
+func BeforeDelete(store *tsdb.Store, db string, of func(measurement string) bool) (ended func()) {
+	return deletesOf(filepath.Join(store.Path(), db)).begin(of)
+}
+
+func (d *databaseDeletes) begin(of func(measurement string) bool) (end func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.running == nil {
+		d.running = make(map[int]func(string) bool)
+	}
+	number := d.begun
+	d.running[number] = of
+	d.begun++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.running, number)
+	}
+}
+
+// moment is which deletes run at a time.
+type moment struct {
+	begun   int // until then
+	running map[int]func(measurement string) bool
+}
+
+func (d *databaseDeletes) now() moment {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return moment{d.begun, maps.Clone(d.running)}
+}
+
+// ran returns what reports whether a delete that ran from one moment to another is about a measurement. It is nil when
+// none ran. Of those that began and ended in between it is not known what they are about.
+func ran(from, to moment) (of func(measurement string) bool) {
+	all, unknown := slices.Collect(maps.Values(from.running)), to.begun-from.begun
+	for number, of := range to.running {
+		if number >= from.begun {
+			all = append(all, of)
+			unknown--
+		}
+	}
+	if len(all) == 0 && unknown == 0 {
+		return nil
+	}
+	return func(measurement string) bool {
+		return unknown > 0 || slices.ContainsFunc(all, func(of func(string) bool) bool { return of(measurement) })
+	}
+}
+
+// maxWrites is how often points are written that a delete took from the cache each time. Once is unlikely already.
+const maxWrites = 10
+
+var errTaken = errors.New("a delete took other points of this write from the cache each time: write them again")
+
+// writeBeside writes points to a cache, among other places. When a delete runs meanwhile, it writes again what the
+// delete took from the cache, although it is not about these points.
+func (d *databaseDeletes) writeBeside(
+	cache *tsm1.Cache, points []models.Point, write func([]models.Point) error,
+) error {
+	before := d.now()
+	err := write(points)
+	of := ran(before, d.now())
+	if of == nil {
+		return err
+	}
+	var partial tsdb.PartialWriteError
+	switch {
+	case err == nil:
+	case errors.As(err, &partial): // the engine has moved what it took to the front
+		points = points[:max(0, len(points)-partial.Dropped)]
+	default:
+		return err
+	}
+	points = slices.DeleteFunc(slices.Clone(points), func(p models.Point) bool { return !of(string(p.Name())) })
+	for n := 1; ; n++ {
+		if points = missing(cache, points); len(points) == 0 {
+			return err
+		}
+		if n == maxWrites {
+			return errTaken
+		}
+		if err := write(points); err != nil {
+			// Not as an error of the engine: what that says is of these points alone.
+			return fmt.Errorf("write again what a delete took from the cache: %v", err)
+		}
+	}
+}
+
+// missing returns the points of which a cache lacks a value. It may have gone to a file. Of points with the same time,
+// the value of the last one counts. All points of such a field are returned, so that this one is written last again.
+func missing(cache *tsm1.Cache, points []models.Point) []models.Point {
+	wrote := make(map[string]map[int64]any) // values by key and time
+	each := func(p models.Point, fn func(key string, value any)) {
+		for f := p.FieldIterator(); f.Next(); {
+			fn(tsm1.SeriesFieldKey(string(p.Key()), string(f.FieldKey())), valueOf(f))
+		}
+	}
+	for _, p := range points {
+		each(p, func(key string, value any) {
+			if wrote[key] == nil {
+				wrote[key] = make(map[int64]any)
+			}
+			wrote[key][p.UnixNano()] = value
+		})
+	}
+	for key, values := range wrote {
+		for _, v := range cache.Values([]byte(key)) {
+			if is, ok := values[v.UnixNano()]; ok && is == v.Value() {
+				delete(values, v.UnixNano())
+			}
+		}
+	}
+	return slices.DeleteFunc(points, func(p models.Point) bool {
+		has := true
+		each(p, func(key string, _ any) { has = has && len(wrote[key]) == 0 })
+		return has
+	})
+}
+
+// valueOf is the value of a field as the cache has it.
+func valueOf(f models.FieldIterator) any {
+	var v any
+	switch f.Type() {
+	case models.Float:
+		v, _ = f.FloatValue()
+	case models.Integer:
+		v, _ = f.IntegerValue()
+	case models.Unsigned:
+		v, _ = f.UnsignedValue()
+	case models.Boolean:
+		v, _ = f.BooleanValue()
+	case models.String:
+		v = f.StringValue()
+	}
+	return v // of one that cannot be read the engine has taken no point
+}
