@@ -174,23 +174,51 @@ func (c *Clock) next() Version {
 	return at
 }
 
-// machine returns the time of this machine. Where that was set forward, the offset gets smaller: what the machine was
-// behind is over. Otherwise a machine whose time goes back and forth would carry all clocks of the cluster ahead, each
-// time by as much. mu must be held.
+// minSetBack is by how much less the time of this machine must have grown than what has passed for it to have been set
+// back. The two are read one after the other.
+const minSetBack = time.Millisecond
+
+// machine returns the time of this machine. Where that was set back since the last look, the offset grows by as much:
+// the clock goes on as before, and does not lack what has passed since. Where it was set forward, the offset gets
+// smaller: what the machine was behind is over. Otherwise a machine whose time goes back and forth would carry all
+// clocks of the cluster ahead, each time by as much. mu must be held.
 func (c *Clock) machine() time.Time {
-	now := c.now()
-	forward := func(since time.Time) time.Duration {
-		return now.Round(0).Sub(since.Round(0)) - c.between(since, now)
+	if c.seen.IsZero() {
+		c.seen = c.now()
+		return c.seen
 	}
-	// It was set forward when it is ahead of both of the last two looks. One of them may be wrong: a process that is
-	// paused after it has read the time, and before it reads how much has passed, takes it for one that was set back.
-	if !c.before.IsZero() {
-		if by := min(forward(c.seen), forward(c.before)); by > 0 {
-			c.offset = max(0, c.offset-by)
-		}
+	// One look may be wrong: a process that is paused after it has read the time, and before it reads how much has passed,
+	// takes it for one that was set back. So the time was set back when a second look finds the same. It was set forward
+	// when it is ahead of both of the last two looks.
+	now, by := c.look()
+	if by < -minSetBack {
+		now, by = c.look()
+	}
+	if by < -minSetBack || by > 0 {
+		c.offset = max(0, c.offset-by)
 	}
 	c.before, c.seen = c.seen, now
 	return now
+}
+
+// look returns the time of this machine, and by how much it was set forward since the last two looks; what is below 0
+// is by how much it was set back. It is 0 when the two do not agree.
+func (c *Clock) look() (now time.Time, forward time.Duration) {
+	now = c.now()
+	since := func(look time.Time) time.Duration {
+		return now.Round(0).Sub(look.Round(0)) - c.between(look, now)
+	}
+	last := since(c.seen)
+	if c.before.IsZero() {
+		return now, min(0, last)
+	}
+	switch first := since(c.before); {
+	case last > 0 && first > 0:
+		return now, min(last, first)
+	case last < 0 && first < 0:
+		return now, max(last, first)
+	}
+	return now, 0
 }
 
 // Next returns a version that is greater than all that this clock gave or heard of before.

@@ -224,6 +224,26 @@ func TestPauseDuringALookDoesNotPutTheClockBack(t *testing.T) {
 	}
 }
 
+// What has passed since the last look counts, also when the time of the machine was set back since.
+func TestClockDoesNotLagWhenTheTimeIsSetBack(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1_800_000_000, 0)
+	passed, off := time.Duration(0), time.Duration(0)
+	c := movedClock(t, begin, &passed, &off)
+	c.Next()
+	for range 10 {
+		passed += 900 * time.Millisecond
+		off -= time.Minute
+		if lag := begin.Add(passed).Sub(c.Next().Time()); lag > time.Millisecond {
+			t.Fatalf("the clock is %v behind", lag)
+		}
+		c.Next()
+	}
+	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > time.Millisecond {
+		t.Errorf("the clock is %v ahead", ahead)
+	}
+}
+
 func TestTimeThatGoesBackAndForthDoesNotCarryTheClockAhead(t *testing.T) {
 	t.Parallel()
 	begin := time.Unix(1_800_000_000, 0)
