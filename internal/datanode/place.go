@@ -31,6 +31,7 @@ type place struct {
 	kept    chan struct{} // closed when keepPlace has ended
 	idle    *idleServer   // nil while the parts serve
 	base    int           // how much of Node.stop is not of the parts
+	asked   int           // how often in a row nobody confirmed the place
 }
 
 // Refusal is why this node serves nothing; it is empty while it serves.
@@ -117,8 +118,15 @@ func (n *Node) confirm(ctx context.Context) (whois.Verdict, string) {
 			members = append(members, func(ctx context.Context) (whois.Report, error) { return n.askWhoIs(ctx, other) })
 		}
 	}
-	self := whois.Self{Node: id, Identity: n.Meta.Identity(), Process: n.place.process}
+	self := whois.Self{
+		Node: id, Identity: n.Meta.Identity(), Process: n.place.process, Attempts: n.place.asked,
+	}
 	verdict, reason := self.Confirm(ctx, whois.Recorded(st, id), members)
+	if verdict == whois.Unconfirmed {
+		n.place.asked++
+	} else {
+		n.place.asked = 0
+	}
 	// Nobody but the meta nodes could say more.
 	if _, member := st.DataNode(id); verdict == whois.Unconfirmed && member && others == 0 {
 		return whois.Confirmed, ""

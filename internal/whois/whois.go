@@ -25,8 +25,11 @@ import (
 )
 
 const (
-	askTimeout  = 2 * time.Second        // for a member to answer
-	lookTimeout = time.Second            // for the process at the place to answer a member
+	// for a member to answer; twice as long after each attempt that nobody confirmed, and 16 seconds at most: machines
+	// on which all nodes start at the same time may be slow
+	askTimeout  = 2 * time.Second
+	longerAsks  = 3
+	lookTimeout = time.Second            // for the process at the place to answer a member, which knows of no limit
 	grace       = 300 * time.Millisecond // for the others, once one has confirmed: they may know a newer state
 )
 
@@ -35,6 +38,7 @@ type Self struct {
 	Node     uint64
 	Identity string
 	Process  uint64
+	Attempts int // so far, that nobody has confirmed
 }
 
 // Report is what a member says about the place of a data node.
@@ -65,7 +69,11 @@ func (w *Report) Look(ctx context.Context, pool *rpc.Pool) {
 		return
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	wait := lookTimeout
+	if end, ok := ctx.Deadline(); ok {
+		wait = time.Until(end) / 2 // the other half is for the answer
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	who, err := rpc.NewMembershipClient(conn).Identify(ctx, &rpc.IdentifyRequest{}, grpc.WaitForReady(true))
 	if err == nil {
@@ -91,7 +99,7 @@ type Member func(context.Context) (Report, error)
 // Confirm asks all members at the same time. own is the report of this node's own copy of the state, which is believed
 // when it is the newest. The reason, for people, is empty for Confirmed.
 func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdict, string) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout<<min(s.Attempts, longerAsks))
 	defer cancel()
 	type answer struct {
 		Report

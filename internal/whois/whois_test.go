@@ -6,8 +6,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc"
 
 	"concord/internal/cluster"
+	"concord/internal/replication/replicationtest"
+	"concord/internal/rpc"
 	"concord/internal/trust"
 )
 
@@ -119,5 +124,45 @@ func TestRefusalIsTheReason(t *testing.T) {
 		if v != Unconfirmed || !strings.HasSuffix(why, "confirms that it is data node 2: "+refusal.Error()) {
 			t.Errorf("all members refuse it: %v, %q", v, why)
 		}
+	}
+}
+
+// identity answers for the process at a place, and notes how long it has for that.
+type identity struct {
+	rpc.UnimplementedMembershipServer
+	within time.Duration
+}
+
+func (i *identity) Identify(ctx context.Context, _ *rpc.IdentifyRequest) (*rpc.IdentifyResponse, error) {
+	if end, ok := ctx.Deadline(); ok {
+		i.within = time.Until(end)
+	}
+	return &rpc.IdentifyResponse{Process: 7}, nil
+}
+
+// Members, and the process at the place, have longer to answer after each attempt that nobody confirmed.
+func TestLaterAttemptsTakeLonger(t *testing.T) {
+	t.Parallel()
+	pool, asked := &rpc.Pool{}, &identity{}
+	t.Cleanup(func() { pool.Close() })
+	addr := replicationtest.Serve(t, func(s grpc.ServiceRegistrar) { rpc.RegisterMembershipServer(s, asked) })
+	own := Report{Index: 1, Member: true, Identity: "mine", Addr: addr}
+	looks := func(ctx context.Context) (Report, error) {
+		w := own
+		w.Look(ctx, pool)
+		return w, nil
+	}
+	for attempts, want := range map[int]time.Duration{0: 1, 1: 2, 2: 4, 3: 8, 100: 8} {
+		self := Self{Node: 2, Identity: "mine", Process: 7, Attempts: attempts}
+		if got, why := self.Confirm(t.Context(), own, []Member{looks}); got != Confirmed {
+			t.Fatalf("%v, %s", got, why)
+		}
+		if want *= time.Second; asked.within > want || asked.within < want/2 {
+			t.Errorf("after %d attempts the process has %v to answer, want nearly %v", attempts, asked.within, want)
+		}
+	}
+	w := own
+	if w.Look(t.Context(), pool); w.Process != 7 || asked.within > lookTimeout || asked.within < lookTimeout/2 {
+		t.Errorf("process %d has %v to answer a member that knows of no limit", w.Process, asked.within)
 	}
 }

@@ -239,9 +239,13 @@ func (c *Client) Operate(
 // AskPlace asks a meta node what it knows of this data node's place.
 func (c *Client) AskPlace(ctx context.Context, server string) (report whois.Report, err error) {
 	who := c.who.Load()
-	b, err := c.nodes.ask(ctx, http.MethodGet, server, "/who-is", url.Values{
+	params := url.Values{
 		"node": {strconv.FormatUint(who.NodeID, 10)}, "cluster": {strconv.FormatUint(who.ClusterID, 10)},
-	})
+	}
+	if end, ok := ctx.Deadline(); ok {
+		params.Set("wait", time.Until(end).String())
+	}
+	b, err := c.nodes.ask(ctx, http.MethodGet, server, "/who-is", params)
 	if err != nil {
 		return report, err
 	}

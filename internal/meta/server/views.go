@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"strconv"
@@ -80,7 +81,18 @@ func (a *API) serveWhoIs(w http.ResponseWriter, r *http.Request) {
 		Reply(w, nil, errOtherCluster(st.Data.ClusterID, c))
 		return
 	}
+	ctx := r.Context()
+	if v := r.FormValue("wait"); v != "" {
+		wait, err := time.ParseDuration(v)
+		if err != nil {
+			Reply(w, nil, errors.New("wait: must be a duration"))
+			return
+		}
+		limited, cancel := context.WithTimeout(ctx, min(wait, pollWait))
+		defer cancel()
+		ctx = limited
+	}
 	report := whois.Recorded(st, id)
-	report.Look(r.Context(), a.server.pool)
+	report.Look(ctx, a.server.pool)
 	Reply(w, report, nil)
 }
