@@ -167,8 +167,9 @@ func (l *ledger) Copied(id uint64) error {
 	})
 }
 
-// Refilled is called before a repair makes this node's copy of a shard out of points. It does not note that the copy is
-// there, as it may not be made. A shard that this node has not looked at has no record yet: review makes it, and notes
+// Refilled is called before a repair makes this node's copy of a shard out of points, or writes points to it whose
+// versions are not known while older writes may still arrive. It does not note that the copy is there, as it may not be
+// made. A shard that this node has not looked at has no record yet: review makes it, and notes
 // what was lost.
 func (l *ledger) Refilled(id uint64) error {
 	now := l.version()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -28,7 +29,8 @@ type floors struct {
 	lacks       map[uint64]uint64 // by node some of whose copies lack something: what it said of them last
 	lackedSince time.Time         // a copy that was whole missed something last
 
-	failing bool // it was logged that the journal cannot be kept; only forget uses it
+	follows atomic.Bool // the floor is no further behind the clock than behindFor
+	failing bool        // it was logged that the journal cannot be kept; only forget uses it
 
 	forgetting sync.Mutex            // held while the journal forgets, and while a relayed write begins
 	forgot     order.Version         // what is older may be forgotten
@@ -181,8 +183,9 @@ func (f *floors) forget() {
 	}
 	f.forgot = max(f.forgot, kept)
 	f.Deletes.Forget(kept)
-	behind := f.Order.Clock.Now().Time().Sub(floor.Time())
-	err := errors.Join(f.Order.Journal.SetFloor(kept), f.Order.Journal.SetDurable(behind > behindFor))
+	behind := f.Order.Clock.Now().Time().Sub(floor.Time()) > behindFor
+	f.follows.Store(!behind)
+	err := errors.Join(f.Order.Journal.SetFloor(kept), f.Order.Journal.SetDurable(behind))
 	news := (err != nil) != f.failing
 	f.failing = err != nil
 	switch {

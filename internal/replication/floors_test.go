@@ -66,6 +66,31 @@ func TestToldDoesNotWaitForTheJournal(t *testing.T) {
 	}
 }
 
+// Repairs are told that older writes may still arrive until all nodes have said that none of theirs will.
+func TestLateWritesMayArriveUntilAllNodesSaidThatNoneWill(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down")
+	w := c.newWriter(t, 1)
+	late := func(want bool, when string) {
+		t.Helper()
+		if got := w.Repairs().LateWrites(); got != want {
+			t.Errorf("%s: late writes may arrive: %v", when, got)
+		}
+	}
+	late(true, "after the start")
+	w.floors.forget()
+	late(true, "before the other node has said something")
+	tell := func(floor time.Time) {
+		w.Told(Said{Node: 2, Clock: uint64(w.Order.Clock.Now()), Floor: uint64(order.AtTime(floor))})
+		w.floors.forget()
+	}
+	tell(time.Now().Add(-2 * time.Second))
+	late(false, "when it keeps nothing")
+	w.Order.Clock.Heard(order.AtTime(time.Now().Add(time.Minute)))
+	tell(time.Now())
+	late(true, "when it keeps writes for a minute")
+}
+
 // What waits for the node itself has the versions that it had when a delete came in between. Until it has arrived, the
 // node forgets nothing.
 func TestNothingIsForgottenWhileSomethingWaitsForTheNodeItself(t *testing.T) {

@@ -131,6 +131,9 @@ func (r Repairs) Newer(shard uint64, series []byte, field string, times func() [
 	return there, err
 }
 
+// LateWrites reports whether writes may still arrive that are more than some seconds old, out of hinted handoff.
+func (r Repairs) LateWrites() bool { return !r.w.floors.follows.Load() }
+
 // keepFor is how long the journal remembers what is written after a question about versions: a repair has read points
 // by then, and has written them.
 const keepFor = time.Minute

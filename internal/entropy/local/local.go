@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,8 @@ type Order interface {
 	// Keep reports whether this node knows all that was written after a clock of PointVersions. It does for a while
 	// then.
 	Keep(clock uint64) bool
+	// LateWrites reports whether writes may still arrive that are more than some seconds old.
+	LateWrites() bool
 }
 
 // Deletes is the order of deletes on this node.
@@ -324,10 +327,13 @@ func (l *Local) Apply(
 	if err := l.Disk.Check(size); err != nil {
 		return patch.Applied{}, err
 	}
-	if l.Store.Shard(shard.ID) == nil {
+	missing := l.Store.Shard(shard.ID) == nil
+	if missing || l.mayRevert(blocks) {
 		if err := l.Copies.Refilled(shard.ID); err != nil {
 			return patch.Applied{}, err
 		}
+	}
+	if missing {
 		if err := l.Store.CreateShard(shard.Database, shard.RetentionPolicy, shard.ID, true); err != nil {
 			return patch.Applied{}, fmt.Errorf("create shard %d: %w", shard.ID, err)
 		}
@@ -354,6 +360,13 @@ func (l *Local) Apply(
 		defer release()
 	}
 	return patch.Apply(ctx, store, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
+}
+
+// mayRevert reports whether an older write may arrive after some of the points were written. Their versions are not
+// known, so that it would take their place.
+func (l *Local) mayRevert(blocks []patch.Block) bool {
+	unversioned := func(b patch.Block) bool { return b.Versions == nil || slices.Contains(b.Versions, 0) }
+	return l.Order != nil && l.Order.LateWrites() && slices.ContainsFunc(blocks, unversioned)
 }
 
 // leased is a store that takes points while this node knows all that was written since they were read. Keep asks for

@@ -100,6 +100,8 @@ func (noVersions) Clock() uint64 { return uint64(order.AtTime(time.Now())) }
 
 func (noVersions) Keep(uint64) bool { return true }
 
+func (noVersions) LateWrites() bool { return false }
+
 const shardDays = 7
 
 func (o *owners) NodeID() uint64        { return 1 }
