@@ -1,6 +1,7 @@
 package datanode
 
 import (
+	"cmp"
 	"strings"
 
 	emeta "github.com/influxdata/influxdb/services/meta"
@@ -53,22 +54,18 @@ func (n need) String() string {
 func statementNeeds(
 	stmt influxql.Statement, database string, queryDatabase func(id uint64) (string, bool),
 ) []need {
-	on := func(named string, any ...cluster.Permissions) []need {
-		if named == "" {
-			named = database
-		}
-		return []need{{any, named}}
-	}
-	inCluster := func(p cluster.Permissions) []need { return []need{{[]cluster.Permissions{p}, ""}} }
-	// with adds the databases of the sources to a need.
-	with := func(needs []need, sources influxql.Sources, p cluster.Permissions) []need {
-		for _, m := range sources.Measurements() {
+	on := func(any ...cluster.Permissions) []need { return []need{{any, cmp.Or(databaseOf(stmt), database)}} }
+	// onEach is on with each other database that a measurement of the statement is in.
+	onEach := func(p cluster.Permissions) []need {
+		needs := on(p)
+		for _, m := range measurementsOf(stmt) {
 			if m.Database != "" && m.Database != needs[0].database {
-				needs = append(needs, on(m.Database, p)...)
+				needs = append(needs, need{[]cluster.Permissions{p}, m.Database})
 			}
 		}
 		return needs
 	}
+	inCluster := func(p cluster.Permissions) []need { return []need{{[]cluster.Permissions{p}, ""}} }
 	switch s := stmt.(type) {
 	case *influxql.SelectStatement:
 		return selectNeeds(s, database)
@@ -77,83 +74,53 @@ func statementNeeds(
 
 	case *influxql.ShowDatabasesStatement:
 		return nil // the answer has those that the user may see
-
-	case *influxql.ShowFieldKeysStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
-	case *influxql.ShowFieldKeyCardinalityStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
 	case *influxql.ShowMeasurementsStatement:
-		needs := on(s.Database, cluster.ReadData)
-		if s.WildcardDatabase { // the answer has those that the user may see
-			needs = nil
+		if s.WildcardDatabase {
+			return nil // as above
 		}
-		if s.Source != nil && needs != nil {
-			needs = with(needs, influxql.Sources{s.Source}, cluster.ReadData)
-		}
-		return needs
-	case *influxql.ShowMeasurementCardinalityStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
-	case *influxql.ShowSeriesStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
-	case *influxql.ShowSeriesCardinalityStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
-	case *influxql.ShowTagKeysStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
-	case *influxql.ShowTagKeyCardinalityStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
-	case *influxql.ShowTagValuesStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
-	case *influxql.ShowTagValuesCardinalityStatement:
-		return with(on(s.Database, cluster.ReadData), s.Sources, cluster.ReadData)
+		return onEach(cluster.ReadData)
+	case *influxql.ShowFieldKeysStatement, *influxql.ShowFieldKeyCardinalityStatement,
+		*influxql.ShowMeasurementCardinalityStatement,
+		*influxql.ShowSeriesStatement, *influxql.ShowSeriesCardinalityStatement,
+		*influxql.ShowTagKeysStatement, *influxql.ShowTagKeyCardinalityStatement,
+		*influxql.ShowTagValuesStatement, *influxql.ShowTagValuesCardinalityStatement:
+		return onEach(cluster.ReadData)
 
 	case *influxql.CreateDatabaseStatement:
 		return inCluster(cluster.CreateDatabases)
-	case *influxql.CreateRetentionPolicyStatement:
-		return on(s.Database, cluster.CreateDatabases)
-	case *influxql.AlterRetentionPolicyStatement:
-		return on(s.Database, cluster.CreateDatabases)
+	case *influxql.CreateRetentionPolicyStatement, *influxql.AlterRetentionPolicyStatement:
+		return on(cluster.CreateDatabases)
 	case *influxql.ShowRetentionPoliciesStatement: // one table of the documentation has one, the other has both
-		return on(s.Database, cluster.ReadData, cluster.CreateDatabases)
-
+		return on(cluster.ReadData, cluster.CreateDatabases)
 	case *influxql.DropDatabaseStatement:
 		return inCluster(cluster.DropDatabases)
 	case *influxql.DropRetentionPolicyStatement:
-		return on(s.Database, cluster.DropDatabases)
+		return on(cluster.DropDatabases)
 
-	case *influxql.DeleteStatement:
-		return with(on("", cluster.DropData), influxql.Sources{s.Source}, cluster.DropData)
-	case *influxql.DeleteSeriesStatement:
-		return with(on("", cluster.DropData), s.Sources, cluster.DropData)
-	case *influxql.DropSeriesStatement:
-		return with(on("", cluster.DropData), s.Sources, cluster.DropData)
-	case *influxql.DropMeasurementStatement:
-		return on("", cluster.DropData)
+	case *influxql.DeleteStatement, *influxql.DeleteSeriesStatement, *influxql.DropSeriesStatement,
+		*influxql.DropMeasurementStatement:
+		return onEach(cluster.DropData)
 
 	case *influxql.CreateContinuousQueryStatement:
-		needs := on(s.Database, cluster.ManageContinuousQuery)
+		needs := on(cluster.ManageContinuousQuery)
 		for _, n := range selectNeeds(s.Source, needs[0].database) {
 			if n.database != needs[0].database {
 				needs = append(needs, n)
 			}
 		}
 		return needs
-	case *influxql.DropContinuousQueryStatement:
-		return on(s.Database, cluster.ManageContinuousQuery)
-	case *influxql.ShowContinuousQueriesStatement:
-		return on("", cluster.ManageContinuousQuery)
+	case *influxql.DropContinuousQueryStatement, *influxql.ShowContinuousQueriesStatement:
+		return on(cluster.ManageContinuousQuery)
 
-	case *influxql.CreateSubscriptionStatement:
-		return on(s.Database, cluster.ManageSubscription)
-	case *influxql.DropSubscriptionStatement:
-		return on(s.Database, cluster.ManageSubscription)
-	case *influxql.ShowSubscriptionsStatement:
-		return on("", cluster.ManageSubscription)
+	case *influxql.CreateSubscriptionStatement, *influxql.DropSubscriptionStatement,
+		*influxql.ShowSubscriptionsStatement:
+		return on(cluster.ManageSubscription)
 
 	case *influxql.ShowQueriesStatement:
-		return on("", cluster.ManageQuery)
+		return on(cluster.ManageQuery)
 	case *influxql.KillQueryStatement:
 		if db, ok := queryDatabase(s.QueryID); ok && s.Host == "" && db != "" {
-			return on(db, cluster.ManageQuery)
+			return []need{{[]cluster.Permissions{cluster.ManageQuery}, db}}
 		}
 		return inCluster(cluster.ManageQuery) // whose query it is is not known here
 
@@ -161,14 +128,40 @@ func statementNeeds(
 		*influxql.GrantStatement, *influxql.GrantAdminStatement, *influxql.RevokeStatement,
 		*influxql.RevokeAdminStatement, *influxql.ShowGrantsForUserStatement, *influxql.ShowUsersStatement:
 		return inCluster(cluster.CreateUserAndRole)
-
 	case *influxql.DropShardStatement, *influxql.ShowShardsStatement, *influxql.ShowShardGroupsStatement:
 		return inCluster(cluster.ManageShard)
-
 	case *influxql.ShowStatsStatement, *influxql.ShowDiagnosticsStatement:
 		return inCluster(cluster.Monitor)
 	}
 	return inCluster(cluster.ClusterPermissions) // nobody has said what it needs
+}
+
+// databaseOf is the database that a statement names with ON, "" for none. That of a DELETE is in its measurement.
+func databaseOf(stmt influxql.Statement) string {
+	if named, ok := stmt.(influxql.HasDefaultDatabase); ok {
+		if _, isDelete := stmt.(*influxql.DeleteStatement); !isDelete {
+			return named.DefaultDatabase()
+		}
+	}
+	return ""
+}
+
+// measurementsOf are those that a statement other than a query names.
+func measurementsOf(stmt influxql.Statement) (out []*influxql.Measurement) {
+	add := func(n influxql.Node) {
+		if m, ok := n.(*influxql.Measurement); ok {
+			out = append(out, m)
+		}
+	}
+	switch s := stmt.(type) { // of these Walk does not know the sources
+	case *influxql.DeleteStatement:
+		influxql.WalkFunc(s.Source, add)
+	case *influxql.ShowMeasurementsStatement:
+		influxql.WalkFunc(s.Source, add)
+	default:
+		influxql.WalkFunc(s, add)
+	}
+	return out
 }
 
 // selectNeeds are those of the sources, also of subqueries, and of where the answer is stored.

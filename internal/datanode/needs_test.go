@@ -1,6 +1,7 @@
 package datanode
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/influxdata/influxql"
@@ -53,6 +54,45 @@ func TestEachPermissionAllowsWhatIsDocumented(t *testing.T) {
 			if may != (want == free || want&p != 0) {
 				t.Errorf("%s with %s: %t", text, p, may)
 			}
+		}
+	}
+}
+
+// A permission for the database of the request, or for the one that a statement names first, opens no other one.
+func TestStatementNeedsAPermissionForEachDatabaseThatItNames(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][]string{
+		"SELECT v FROM m": {"db"}, "SELECT v FROM y..m": {"y"}, "SELECT v INTO z..n FROM y..m": {"y", "z"},
+		"EXPLAIN SELECT v FROM (SELECT v FROM y..m)": {"y"},
+		"SHOW MEASUREMENTS":                          {"db"}, "SHOW MEASUREMENTS ON x": {"x"}, "SHOW MEASUREMENTS ON *.*": nil,
+		"SHOW MEASUREMENT CARDINALITY ON x FROM y..m": {"x", "y"},
+		"SHOW SERIES ON x FROM y..m, z..n":            {"x", "y", "z"}, "SHOW SERIES ON x FROM x..m": {"x"},
+		"SHOW SERIES CARDINALITY FROM y..m":                        {"db", "y"},
+		"SHOW FIELD KEYS ON x FROM y..m":                           {"x", "y"},
+		"SHOW FIELD KEY EXACT CARDINALITY ON x FROM y..m":          {"x", "y"},
+		"SHOW TAG KEYS ON x FROM y..m":                             {"x", "y"},
+		"SHOW TAG KEY EXACT CARDINALITY ON x FROM y..m":            {"x", "y"},
+		"SHOW TAG VALUES ON x FROM y..m WITH KEY = k":              {"x", "y"},
+		"SHOW TAG VALUES EXACT CARDINALITY FROM m WITH KEY = k":    {"db"},
+		"SHOW RETENTION POLICIES ON x":                             {"x"},
+		"CREATE RETENTION POLICY p ON x DURATION 1d REPLICATION 1": {"x"},
+		"DROP RETENTION POLICY p ON x":                             {"x"}, "DROP DATABASE x": {""},
+		"DROP SERIES FROM m": {"db"}, "DELETE FROM m": {"db"}, "DROP MEASUREMENT m": {"db"},
+		"CREATE CONTINUOUS QUERY c ON x BEGIN SELECT mean(v) INTO z..n FROM y..m GROUP BY time(1m) END": {"x", "y", "z"},
+		"DROP CONTINUOUS QUERY c ON x": {"x"}, "SHOW CONTINUOUS QUERIES": {"db"},
+		"CREATE SUBSCRIPTION s ON x.p DESTINATIONS ALL 'udp://h:1'": {"x"}, "SHOW SUBSCRIPTIONS": {"db"},
+		"KILL QUERY 1": {"q"}, "KILL QUERY 2": {""}, `KILL QUERY 1 ON "h:1"`: {""},
+	} {
+		stmt, err := influxql.ParseStatement(text)
+		if err != nil {
+			t.Fatalf("%s: %v", text, err)
+		}
+		var got []string
+		for _, n := range statementNeeds(stmt, "db", func(id uint64) (string, bool) { return "q", id == 1 }) {
+			got = append(got, n.database)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s needs permissions for %q, want %q", text, got, want)
 		}
 	}
 }
