@@ -141,7 +141,7 @@ func (f *finder) forward(ctx context.Context, regions []region, fn func(piece) e
 			return fn(piece{region: regions[places[i]], whole: b, count: span.Points})
 		})
 		if err != nil {
-			return f.fail(c, err)
+			return notFetched(f.set.Shard, c, err)
 		}
 	}
 	return nil
@@ -172,7 +172,7 @@ func (f *finder) points(ctx context.Context, c copies.Copy, regions []patch.Regi
 		return f.read(ctx, c, len(b.Data))
 	})
 	if err != nil {
-		return nil, completeUntil{}, f.fail(c, err)
+		return nil, completeUntil{}, notFetched(f.set.Shard, c, err)
 	}
 	if limits.Reached(size, points) {
 		v := values[at.at]

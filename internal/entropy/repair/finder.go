@@ -3,7 +3,6 @@ package repair
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/bits"
 	"time"
 
@@ -58,7 +57,7 @@ func (f *finder) askClocks(ctx context.Context) error {
 	for k, c := range f.set.Copies {
 		answer, err := c.Replica.Versions(ctx, f.set.Shard, nil)
 		if err != nil && !errors.Is(err, entropy.ErrNoVersions) {
-			return f.fail(c, err)
+			return notFetched(f.set.Shard, c, err)
 		}
 		clocks[k] = answer.Clock
 	}
@@ -95,8 +94,4 @@ func (f *finder) each(ctx context.Context, diffs []reconcile.Difference, fn func
 		diffs = diffs[n:]
 	}
 	return nil
-}
-
-func (f *finder) fail(c copies.Copy, err error) error {
-	return fmt.Errorf("fetch points of shard %d from %s: %w", f.set.Shard.ID, c.TCPAddr, err)
 }

@@ -83,7 +83,7 @@ func (f *finder) slices(ctx context.Context, regions []region, marked []bool) ([
 		}
 		sums, err := c.Replica.Slices(ctx, f.set.Shard, ask, key)
 		if err != nil {
-			return nil, f.fail(c, err)
+			return nil, notFetched(f.set.Shard, c, err)
 		}
 		if err := f.read(ctx, c, len(sums)*patch.Slices*sliceBytes); err != nil {
 			return nil, err

@@ -1,11 +1,14 @@
 package repair
 
 import (
+	"fmt"
 	"math/bits"
 	"slices"
 
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 
+	"concord/internal/cluster"
+	"concord/internal/entropy/copies"
 	"concord/internal/entropy/digest"
 	"concord/internal/entropy/patch"
 	"concord/internal/entropy/reconcile"
@@ -83,4 +86,9 @@ type piece struct {
 	count int // of its points
 
 	clocks []uint64 // by copy: from before it was read, as patch.PointVersions.Clock
+}
+
+// notFetched is the error of a copy that does not tell its points.
+func notFetched(sh cluster.Shard, c copies.Copy, err error) error {
+	return fmt.Errorf("fetch points of shard %d from %s: %w", sh.ID, c.TCPAddr, err)
 }

@@ -80,7 +80,7 @@ func (f *finder) bySymbols(ctx context.Context, regions []region) (known []piece
 				costly[i] = true
 			}
 		} else if err != nil {
-			return nil, nil, f.fail(c, err)
+			return nil, nil, notFetched(f.set.Shard, c, err)
 		}
 	}
 	for i, r := range regions {

@@ -197,7 +197,7 @@ func (q *question) ask(ctx context.Context) error {
 		q.asked = nil
 		return nil
 	} else if err != nil {
-		return q.fail(q.copy, err)
+		return notFetched(q.set.Shard, q.copy, err)
 	}
 	q.since, q.forgot = max(q.since, answer.Since), max(q.forgot, answer.Forgot)
 	written := answer.Written
