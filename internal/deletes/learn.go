@@ -22,29 +22,39 @@ func (d *Service) keepLearning() {
 	defer d.wg.Done()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	told := make(map[uint64]bool) // nodes that were asked: whether they have answered
-	var asked time.Time           // when the first of them was
+	l := learning{told: make(map[uint64]bool)}
 	for {
 		select {
 		case <-d.open.Done():
 			return
 		case <-tick.C:
+			d.goOnLearning(d.open, &l, time.Now())
 		}
-		if d.deps.Ran.Learned() {
-			clear(told)
-			d.deps.Memory.lacks(0)
-			continue
-		}
-		switch now := time.Now(); {
-		case len(told) == 0: // nobody was asked yet: this node is in no cluster, or without metadata
-			asked = now
-			d.lacksDeletes()
-		case now.Sub(asked) > learnWait:
-			d.deps.Memory.lacks(0)
-		}
-		if err := d.learn(d.open, told); err != nil {
-			d.deps.Log.Debug("Not all data nodes have said yet which deletes they remember", zap.Error(err))
-		}
+	}
+}
+
+// learning is how far this node is with asking all others.
+type learning struct {
+	told  map[uint64]bool // nodes that were asked: whether they have answered
+	asked time.Time       // when the first of them was
+}
+
+// goOnLearning asks those that have not answered yet.
+func (d *Service) goOnLearning(ctx context.Context, l *learning, now time.Time) {
+	if d.deps.Ran.Learned() {
+		clear(l.told)
+		d.deps.Memory.lacks(0)
+		return
+	}
+	switch {
+	case len(l.told) == 0: // nobody was asked yet: this node is in no cluster, or without metadata
+		l.asked = now
+		d.lacksDeletes()
+	case now.Sub(l.asked) > learnWait:
+		d.deps.Memory.lacks(0)
+	}
+	if err := d.learn(ctx, l.told); err != nil {
+		d.deps.Log.Debug("Not all data nodes have said yet which deletes they remember", zap.Error(err))
 	}
 }
 

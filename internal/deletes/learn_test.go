@@ -193,6 +193,31 @@ func TestNewNodeTakesNoWritesThatAreOlderThanDeletesBeforeIt(t *testing.T) {
 	}
 }
 
+// When too few nodes answer, late writes wait for half a minute and no longer.
+func TestLateWritesDoNotWaitForNodesThatDoNotAnswer(t *testing.T) {
+	t.Parallel()
+	c := newTestCluster(t, "ok", "down", "down")
+	n := c.newNode(t, 1)
+	withLog(t, n)
+	if err := n.deletes.Load(); err != nil {
+		t.Fatal(err)
+	}
+	l, begin := learning{told: make(map[uint64]bool)}, time.Now()
+	old := order.AtTime(begin.Add(-time.Hour))
+	for _, tc := range []struct {
+		after time.Duration
+		waits bool
+	}{{0, true}, {learnWait, true}, {learnWait + time.Second, false}, {time.Hour, false}} {
+		n.deletes.goOnLearning(t.Context(), &l, begin.Add(tc.after))
+		if got := n.Memory.Lacks(old); got != tc.waits {
+			t.Errorf("after %v, a late write waits: %v", tc.after, got)
+		}
+	}
+	if n.deletes.deps.Ran.Learned() {
+		t.Error("it has learned all, and no node has answered")
+	}
+}
+
 // Another cluster has the same numbers of nodes, and may have the same databases.
 func TestNodeThatLeavesItsClusterTellsNobodyOfItsDeletes(t *testing.T) {
 	t.Parallel()
