@@ -2,7 +2,6 @@ package deletes
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/influxdata/influxdb/tsdb"
 	"go.uber.org/zap"
@@ -18,11 +17,10 @@ import (
 //
 // Writes of nodes of an earlier build, which have no versions, are not waited for: what they lose stays lost.
 func (d *Service) keepSeries(r *rpc.Delete, inFiles func(*tsdb.Shard) bool) (n int, err error) {
-	names, err := namesOf(r)
+	of, err := isAbout(r)
 	if err != nil {
 		return 0, err
 	}
-	of := func(measurement string) bool { return names == nil || slices.Contains(names, measurement) }
 	d.deps.Memory.removals.of(r.Database).writing.await()
 	for _, sh := range d.deps.Store.Shards(d.deps.Store.ShardIDs()) {
 		if _, err := sh.Engine(); err != nil || sh.Database() != r.Database {

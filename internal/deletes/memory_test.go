@@ -13,6 +13,24 @@ import (
 	"concord/internal/rpc"
 )
 
+// What is older than a delete is left out, however the delete names its measurements.
+func TestOlderPointsOfADeleteAreLeftOut(t *testing.T) {
+	t.Parallel()
+	for statement, want := range map[string]int{
+		"DELETE FROM cpu": 0, "DELETE FROM mem, cpu": 0, "DELETE FROM mem": 1, "DELETE WHERE time < 100": 0,
+		"DELETE FROM /^c/": 0, "DELETE FROM mem, /^c/": 0, "DELETE FROM /^d/": 1,
+		"DELETE FROM " + policy + "./^c/": 0, "DELETE FROM " + policy + "./^d/": 1, "DELETE FROM other./^c/": 1,
+		"DELETE FROM " + policy + ".cpu": 0, "DELETE FROM other.cpu": 1,
+	} {
+		n := newTestCluster(t, "ok").node(t)
+		n.Add(&rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Id: "1", Version: 20 << 8, Statement: statement})
+		left, ended := n.BeginWrite(shardID, db, policy, 10<<8, mustPoints(t, "cpu v=1 1"))
+		if err := ended(nil); err != nil || len(left) != want {
+			t.Errorf("%s: %d points are left, want %d: %v", statement, len(left), want, err)
+		}
+	}
+}
+
 // Whatever the order in which writes and deletes arrive at an owner, it ends with what the versions say.
 func TestVersionsDecideWhateverTheOrderOfArrival(t *testing.T) {
 	t.Parallel()

@@ -172,10 +172,15 @@ func (o *databaseRemovals) keep(d *removal) {
 	}
 }
 
+// isAbout returns what reports whether a delete may be about a measurement.
+func isAbout(req *rpc.Delete) (of func(measurement string) bool, err error) {
+	names, err := namesOf(req)
+	return func(measurement string) bool { return names == nil || slices.Contains(names, measurement) }, err
+}
+
 // namesOf are the measurements of a delete, nil when it may be of any.
-func namesOf(req *rpc.Delete) ([]string, error) {
-	c, err := newCovering(req, "")
-	if err != nil || c.all || len(c.regexps) > 0 {
+func namesOf(req *rpc.Delete) (names []string, err error) {
+	if _, err := newCovering(req, ""); err != nil {
 		return nil, err
 	}
 	if req.Kind == rpc.Delete_DROP_MEASUREMENT {
@@ -185,9 +190,12 @@ func namesOf(req *rpc.Delete) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := make([]string, len(sources))
-	for i, s := range sources {
-		names[i] = s.(*influxql.Measurement).Name // of this type, says newCovering
+	for _, s := range sources {
+		m := s.(*influxql.Measurement) // of this type, says newCovering
+		if m.Regex != nil {
+			return nil, nil
+		}
+		names = append(names, m.Name)
 	}
 	return names, nil
 }

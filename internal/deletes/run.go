@@ -299,13 +299,14 @@ func execute(store *tsdb.Store, r *rpc.Delete, keep func(flushed map[*tsdb.Shard
 		}
 		run = func() error { return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond)) }
 	}
-	names, err := namesOf(r)
+	of, err := isAbout(r)
 	if err != nil {
 		return err
 	}
-	of := func(measurement string) bool { return names == nil || slices.Contains(names, measurement) }
-	defer writecache.BeforeDelete(store, r.Database, of)()
-	return durably(store, r.Database, run, keep)
+	return durably(store, r.Database, func() error {
+		defer writecache.BeforeDelete(store, r.Database, of)()
+		return run()
+	}, keep)
 }
 
 // durably runs a delete of points so that nothing stays or comes back: neither points from a cache snapshot, nor series

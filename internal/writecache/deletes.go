@@ -13,8 +13,8 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
 
-// deletes are those of each database, by its folder.
-var deletes sync.Map // *databaseDeletes
+// deletes has a *databaseDeletes for each folder of a database.
+var deletes sync.Map
 
 // databaseDeletes are the deletes of a database.
 type databaseDeletes struct {
@@ -128,35 +128,30 @@ func (d *databaseDeletes) writeBeside(
 	}
 }
 
-// missing returns the points of which a cache lacks a value. It may have gone to a file. Of points with the same time,
-// the value of the last one counts. All points of such a field are returned, so that this one is written last again.
+// missing returns the points of the series of which a cache lacks a value. It may have gone to a file. Of points with
+// the same time, the value of the last one counts. So all points of such a series are returned, in their order.
 func missing(cache *tsm1.Cache, points []models.Point) []models.Point {
-	wrote := make(map[string]map[int64]any) // values by key and time
-	each := func(p models.Point, fn func(key string, value any)) {
-		for f := p.FieldIterator(); f.Next(); {
-			fn(tsm1.SeriesFieldKey(string(p.Key()), string(f.FieldKey())), valueOf(f))
-		}
-	}
+	type field struct{ series, name string }
+	wrote := make(map[field]map[int64]any) // values by time
 	for _, p := range points {
-		each(p, func(key string, value any) {
+		for f := p.FieldIterator(); f.Next(); {
+			key := field{string(p.Key()), string(f.FieldKey())}
 			if wrote[key] == nil {
 				wrote[key] = make(map[int64]any)
 			}
-			wrote[key][p.UnixNano()] = value
-		})
+			wrote[key][p.UnixNano()] = valueOf(f)
+		}
 	}
-	for key, values := range wrote {
-		for _, v := range cache.Values([]byte(key)) {
+	lacks := make(map[string]bool) // by series
+	for f, values := range wrote {
+		for _, v := range cache.Values(tsm1.SeriesFieldKeyBytes(f.series, f.name)) {
 			if is, ok := values[v.UnixNano()]; ok && is == v.Value() {
 				delete(values, v.UnixNano())
 			}
 		}
+		lacks[f.series] = lacks[f.series] || len(values) > 0
 	}
-	return slices.DeleteFunc(points, func(p models.Point) bool {
-		has := true
-		each(p, func(key string, _ any) { has = has && len(wrote[key]) == 0 })
-		return has
-	})
+	return slices.DeleteFunc(points, func(p models.Point) bool { return !lacks[string(p.Key())] })
 }
 
 // valueOf is the value of a field as the cache has it.

@@ -132,6 +132,38 @@ func TestOverwriteThatADeleteTookIsWrittenAgain(t *testing.T) {
 	}
 }
 
+// TestFieldsThatADeleteTookAreWrittenInTheirOrder writes two fields of a point, and one of them again. A delete takes the
+// field that was written once.
+func TestFieldsThatADeleteTookAreWrittenInTheirOrder(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t)
+	if err := s.CreateShard("db", "rp", 1, true); err != nil {
+		t.Fatal(err)
+	}
+	cache, writes := engineOf(t, s, 1).Cache, 0
+	write := func(points []models.Point) error {
+		err := s.Store.WriteToShard(tsdb.WriteContext{}, 1, points)
+		if writes++; writes == 1 {
+			cache.DeleteRange([][]byte{tsm1.SeriesFieldKeyBytes("m", "a")}, math.MinInt64, math.MaxInt64)
+		}
+		return err
+	}
+	points, err := models.ParsePointsString("m a=1,b=1 7\nm b=2 7")
+	if err != nil {
+		t.Fatal(err)
+	}
+	allocate(cache)
+	defer BeforeDelete(s.Store, "db", ofAll)()
+	if err := deletesOfShard(s.Shard(1)).writeBeside(cache, points, write); err != nil {
+		t.Fatal(err)
+	}
+	for field, want := range map[string]float64{"a": 1, "b": 2} {
+		if v := cache.Values(tsm1.SeriesFieldKeyBytes("m", field)); len(v) != 1 || v[0].Value() != want {
+			t.Errorf("field %s is %v, want %v", field, v, want)
+		}
+	}
+}
+
 // TestDeletesOfOtherMeasurementsDoNotCount has deletes that run before, during and after a write.
 func TestDeletesOfOtherMeasurementsDoNotCount(t *testing.T) {
 	t.Parallel()
@@ -172,7 +204,7 @@ func TestPointsThatTheEngineRefusesAreNotWrittenAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	written := []models.Point{point(1, 1), other[0], point(2, 2)}
+	written := []models.Point{point(1, 1), point(2, 2), other[0]}
 	switch err := s.WriteToShard(tsdb.WriteContext{}, 1, written).(type) {
 	case tsdb.PartialWriteError:
 		if err.Dropped != 1 {
