@@ -166,9 +166,9 @@ func (k *knowledge) Lacks(id uint64) Lack {
 	return Lack{r.Lacks, r.Why, r.Gen, r.After}
 }
 
-// MadeAnew is a version of this node's clock from before its copy of a shard was made anew the last time, or Refilled;
-// 0 for never. What the other owners had by then came without versions.
-func (k *knowledge) MadeAnew(id uint64) uint64 {
+// LastUnversioned is a version of this node's clock from before its copy of a shard was made anew the last time, or was
+// one that GotUnversioned; 0 for never. What the other owners had by then came without versions.
+func (k *knowledge) LastUnversioned(id uint64) uint64 {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.records.byShard[id].Anew

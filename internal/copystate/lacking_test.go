@@ -263,23 +263,78 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 	w.nodes[2].clock.Store(5) // older than before
 	w.start(2)
 	s = w.nodes[2].s
-	if got := s.MadeAnew(id); got != 6 || s.Lacks(id).Kind != "" {
+	if got := s.LastUnversioned(id); got != 6 || s.Lacks(id).Kind != "" {
 		t.Errorf("the copy was made anew at %d, want 6; it lacks %+v", got, s.Lacks(id))
 	}
-	if got := s.MadeAnew(other); got != 0 {
+	if got := s.LastUnversioned(other); got != 0 {
 		t.Errorf("a copy that was never lost was made anew at %d", got)
 	}
 	const unknown = 1 << 40
-	if err := errors.Join(s.Refilled(id), s.Refilled(unknown)); err != nil || s.MadeAnew(id) != 6 {
-		t.Errorf("%v; an older clock takes back when the copy was made anew: %d", err, s.MadeAnew(id))
+	if err := errors.Join(s.GotUnversioned(id), s.GotUnversioned(unknown)); err != nil || s.LastUnversioned(id) != 6 {
+		t.Errorf("%v; an older clock takes back when the copy was made anew: %d", err, s.LastUnversioned(id))
 	}
 	if _, known := s.records.byShard[unknown]; known {
 		t.Error("a shard that was not looked at has a record: what was lost of it would not be noted any more")
 	}
 	w.nodes[2].clock.Store(9)
 	s.Missed(allShards, "its deletes are lost")
-	if err := s.Discarded(other); err != nil || s.MadeAnew(other) != 9 || s.Lacks(other).Kind != Lost {
-		t.Errorf("%v; the copy was made anew at %d, and lacks %+v", err, s.MadeAnew(other), s.Lacks(other))
+	if err := s.Discarded(other); err != nil || s.LastUnversioned(other) != 9 || s.Lacks(other).Kind != Lost {
+		t.Errorf("%v; the copy was made anew at %d, and lacks %+v", err, s.LastUnversioned(other), s.Lacks(other))
+	}
+}
+
+// A queue of old writes tells of the same copy with each message. That is on disk once, and each time a comparison from
+// before says nothing any more, also after a crash.
+func TestCopyThatLacksMoreIsNotWrittenAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(2, id)
+	w.change(2, func(n *node) { n.has[id] = true })
+	s := w.nodes[2].s
+	saves := func() (n int) {
+		t.Helper()
+		if err := s.store.db.View(func(tx *bbolt.Tx) error { n = tx.ID(); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	before := saves()
+	s.Missed(id, "a write came late")
+	once, gen := saves(), s.Lacks(id).Gen
+	if once == before || s.Lacks(id).Kind != Missed {
+		t.Fatalf("what it lacks is not on disk: %+v", s.Lacks(id))
+	}
+	gens := []uint64{gen}
+	for range 3 {
+		s.Missed(id, "another write came late")
+		gens = append(gens, s.Lacks(id).Gen)
+	}
+	if saves() != once {
+		t.Errorf("%d more saves for a copy that lacks writes already", saves()-once)
+	}
+	for _, restarted := range []bool{false, true} {
+		if restarted {
+			w.stop(2)
+			w.start(2)
+			s = w.nodes[2].s
+		}
+		now := s.Lacks(id).Gen
+		for i, gen := range gens {
+			if !restarted && i == len(gens)-1 {
+				break
+			}
+			if err := s.Whole(id, gen); err != nil || s.Lacks(id).Kind != Missed || gen == now {
+				t.Errorf("restarted %v: comparison %d makes the copy whole: %v", restarted, i, err)
+			}
+		}
+	}
+	if err := s.Whole(id, s.Lacks(id).Gen); err != nil || s.Lacks(id).Kind != "" {
+		t.Errorf("it lacks %+v after it was compared: %v", s.Lacks(id), err)
+	}
+	s.Missed(id, "a write came late")
+	if s.Lacks(id).Kind != Missed {
+		t.Error("a copy that was whole again does not lack what it misses then")
 	}
 }
 

@@ -2,6 +2,7 @@ package copystate
 
 import (
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -33,8 +34,14 @@ type records struct {
 
 func newRecords(byShard map[uint64]record) records {
 	r := records{byShard: byShard, lacking: make(shardSet), arrived: make(shardSet), gen: uint64(time.Now().UnixNano())}
-	for id, one := range byShard {
+	for _, one := range byShard {
 		r.gen = max(r.gen, one.Gen)
+	}
+	r.gen += rand.Uint64() >> 24 // the time may have been set back, and the last ones may not be on disk
+	for id, one := range byShard {
+		if one.Lacks != "" {
+			r.renewGen(&one) // it may have got another one that is not on disk
+		}
 		r.set(id, one)
 	}
 	return r
@@ -167,11 +174,10 @@ func (l *ledger) Copied(id uint64) error {
 	})
 }
 
-// Refilled is called before a repair makes this node's copy of a shard out of points, or writes points to it whose
+// GotUnversioned is called before a repair makes this node's copy of a shard out of points, or writes points to it whose
 // versions are not known while older writes may still arrive. It does not note that the copy is there, as it may not be
-// made. A shard that this node has not looked at has no record yet: review makes it, and notes
-// what was lost.
-func (l *ledger) Refilled(id uint64) error {
+// made. A shard that this node has not looked at has no record yet: review makes it, and notes what was lost.
+func (l *ledger) GotUnversioned(id uint64) error {
 	now := l.version()
 	return l.update(func(set func(uint64, record)) {
 		if r, known := l.records.byShard[id]; known {
@@ -249,7 +255,32 @@ func (l *ledger) Discarded(id uint64) error {
 }
 
 // Missed is called when this node's copy of a shard turns out to lack writes that nobody keeps for it.
-func (l *ledger) Missed(shard uint64, why string) { l.missed([]uint64{shard}, why) }
+func (l *ledger) Missed(shard uint64, why string) {
+	if l.missedAgain(shard) {
+		l.found(shard)
+	} else {
+		l.missed([]uint64{shard}, why)
+	}
+}
+
+// missedAgain reports whether it is on disk already that a copy lacks writes. Then the copy only gets another Lack.Gen,
+// in memory: a queue of old writes tells of the same copy with each message. After a start all copies that lack
+// something have another one, too.
+func (l *ledger) missedAgain(id uint64) bool {
+	if !l.saving.TryLock() {
+		return false
+	}
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.records.byShard[id]
+	if r.Lacks == "" || Missed.Worse(r.beside()) || l.unsaved.has(id) {
+		return false
+	}
+	l.records.renewGen(&r)
+	l.records.byShard[id] = r
+	return true
+}
 
 // MissedAll is Missed of all copies of this node that other nodes have, too.
 func (l *ledger) MissedAll(why string) error {

@@ -50,7 +50,7 @@ func (n *Node) newDeletes() error {
 		Missed: func(node, shard uint64) { n.missed(node, shard, true) },
 		Lost:   func(node uint64) { n.lost(node, handoff.WholeDatabase) },
 		Mark:   n.copies.DiskMark, HearMark: n.copies.Hear,
-		MadeAnew: func(shard uint64) order.Version { return order.Version(n.copies.MadeAnew(shard)) },
+		LastUnversioned: func(shard uint64) order.Version { return order.Version(n.copies.LastUnversioned(shard)) },
 		Lacks:    n.copies.Missed, Failed: n.disk.StallAll, Ready: n.disk.Ready, Log: n.log,
 	}
 	if n.handoff != nil {

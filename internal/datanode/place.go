@@ -180,6 +180,9 @@ func (n *Node) keepPlace(ctx context.Context) {
 		if serving && !asked && own.Member && (own.Identity == "" || own.Identity == n.Meta.Identity()) {
 			continue
 		}
+		if serving {
+			n.place.asked = 0
+		}
 		verdict, reason := n.confirm(ctx)
 		if ctx.Err() != nil {
 			return

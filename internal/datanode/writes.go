@@ -100,8 +100,8 @@ func (w writerCopies) Begin(shard uint64) error { return w.beginnings.Begin(shar
 // Missed notes that a node's copy lacks a write.
 func (w writerCopies) Missed(node, shard uint64, kept bool) { w.missed(node, shard, kept) }
 
-// MadeAnew is a version from before this node's copy of a shard was made anew the last time.
-func (w writerCopies) MadeAnew(shard uint64) uint64 { return w.copies.MadeAnew(shard) }
+// LastUnversioned is as package copystate has it.
+func (w writerCopies) LastUnversioned(shard uint64) uint64 { return w.copies.LastUnversioned(shard) }
 
 // Lacks notes that this node's copy lacks writes that other owners have.
 func (w writerCopies) Lacks(shard uint64, why string) { w.copies.Missed(shard, why) }

@@ -208,7 +208,7 @@ func (d *Service) runDelete(r *rpc.Delete, hinted bool) (err error) {
 func (d *Service) beginForgotten(r *rpc.Delete) (ended func()) {
 	shards := d.shardsOf(r)
 	if v := order.Version(r.Version); v > d.deps.Journal.Forgot() {
-		shards = slices.DeleteFunc(shards, func(id uint64) bool { return d.deps.MadeAnew(id) < v })
+		shards = slices.DeleteFunc(shards, func(id uint64) bool { return d.deps.LastUnversioned(id) < v })
 	}
 	note := func() {
 		for _, id := range shards {

@@ -84,9 +84,9 @@ type Deps struct {
 	Missed func(node, shard uint64)
 	// Lost is called for a node that lacks a delete which others ran, and which nobody keeps for it.
 	Lost func(node uint64)
-	// MadeAnew is a version from before this node's copy of a shard was made anew, 0 for never: the journal does not have
-	// the versions of what other owners had by then.
-	MadeAnew func(shard uint64) order.Version
+	// LastUnversioned is a version from before this node's copy of a shard last got points whose versions the journal
+	// does not have: it was made anew, or a repair wrote them. 0 is for never.
+	LastUnversioned func(shard uint64) order.Version
 	// Mark returns the mark of this node's disk (package copystate). HearMark remembers the mark of another node, on
 	// which a delete ran. If the disk of that node is rolled back later, this node tells it so.
 	Mark     func() *rpc.DiskMark

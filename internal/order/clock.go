@@ -174,8 +174,8 @@ func (c *Clock) next() Version {
 	return at
 }
 
-// minSetBack is by how much less the time of this machine must have grown than what has passed for it to have been set
-// back. The two are read one after the other.
+// minSetBack is the smallest step back of the time of this machine that is noticed. The time, and how much has passed,
+// are read one after the other, so that they never agree to the nanosecond.
 const minSetBack = time.Millisecond
 
 // machine returns the time of this machine. Where that was set back since the last look, the offset grows by as much:
@@ -190,14 +190,16 @@ func (c *Clock) machine() time.Time {
 	// One look may be wrong: a process that is paused after it has read the time, and before it reads how much has passed,
 	// takes it for one that was set back. So the time was set back when a second look finds the same. It was set forward
 	// when it is ahead of both of the last two looks.
+	last := c.seen
 	now, by := c.look()
 	if by < -minSetBack {
+		last = now // what comes next is compared with two looks from after the step
 		now, by = c.look()
 	}
 	if by < -minSetBack || by > 0 {
 		c.offset = max(0, c.offset-by)
 	}
-	c.before, c.seen = c.seen, now
+	c.before, c.seen = last, now
 	return now
 }
 

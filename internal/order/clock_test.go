@@ -242,6 +242,15 @@ func TestClockDoesNotLagWhenTheTimeIsSetBack(t *testing.T) {
 	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > time.Millisecond {
 		t.Errorf("the clock is %v ahead", ahead)
 	}
+	for range 10 { // each step is undone before the next look but one
+		for _, off = range []time.Duration{-time.Hour, -time.Minute, 0} {
+			passed += 100 * time.Millisecond
+			c.Next()
+		}
+	}
+	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > time.Millisecond {
+		t.Errorf("the clock is %v ahead after the time went back and forth", ahead)
+	}
 }
 
 func TestTimeThatGoesBackAndForthDoesNotCarryTheClockAhead(t *testing.T) {

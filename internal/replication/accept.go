@@ -150,7 +150,7 @@ func (c *ownCopies) MayHaveNewer(shard uint64, v order.Version) bool {
 }
 
 // beginOld is called before a late write of version v is accepted. The journal may not reach back as far: it was
-// full, or the copy was made anew of others since, without versions. Then a newer value may be forgotten, and the
+// full, or the copy has got points of others since, without versions. Then a newer value may be forgotten, and the
 // write takes its place. So this node's copy is not whole until it was compared with the others. It is noted before
 // the write, for queries. It is noted again when written is called, because a repair in between may have called the
 // copy whole. The journal may also have got full meanwhile.
@@ -162,7 +162,7 @@ func (c *ownCopies) beginOld(shard uint64, v order.Version) (written func()) {
 		return func() {}
 	}
 	note := func() {
-		if v < max(c.Order.Journal.Since(), order.Version(c.Copies.MadeAnew(shard))) {
+		if v < max(c.Order.Journal.Since(), order.Version(c.Copies.LastUnversioned(shard))) {
 			c.Copies.Lacks(shard, "a write came so late that its node has forgotten which versions the points had, "+
 				"and may have undone a newer one")
 		}

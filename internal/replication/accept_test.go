@@ -112,7 +112,7 @@ type lackNotes struct {
 	anew   uint64
 }
 
-func (l *lackNotes) MadeAnew(uint64) uint64 { return l.anew }
+func (l *lackNotes) LastUnversioned(uint64) uint64 { return l.anew }
 
 func (l *lackNotes) Lacks(uint64, string) { l.had = append(l.had, l.points()) }
 

@@ -84,8 +84,9 @@ type Copies interface {
 	Missed(node, shard uint64, kept bool)
 	// Lacks is told of a shard of which this node's copy lacks writes that other owners have.
 	Lacks(shard uint64, why string)
-	// MadeAnew is a version from before this node's copy of a shard was made anew the last time, 0 for never.
-	MadeAnew(shard uint64) uint64
+	// LastUnversioned is a version from before this node's copy of a shard last got points whose versions the journal
+	// does not have: it was made anew, or a repair wrote them. 0 is for never.
+	LastUnversioned(shard uint64) uint64
 	// Lacking is not 0 while a copy of this node lacks something until it is repaired. It is another number after each
 	// time that a copy which was whole missed something.
 	Lacking() uint64

@@ -29,8 +29,10 @@ const (
 	// on which all nodes start at the same time may be slow
 	askTimeout  = 2 * time.Second
 	longerAsks  = 3
-	lookTimeout = time.Second            // for the process at the place to answer a member, which knows of no limit
-	grace       = 300 * time.Millisecond // for the others, once one has confirmed: they may know a newer state
+	lookTimeout = time.Second // for the process at the place to answer a member, which knows of no limit
+	// for the others to answer, once one has confirmed or refuted: they may know a newer state
+	grace        = 300 * time.Millisecond
+	refutedGrace = 2 * time.Second
 )
 
 // Self is what a process takes itself for.
@@ -123,8 +125,12 @@ func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdic
 				continue
 			}
 			reports = append(reports, w.Report)
-			if v, _ := s.judge(reports, refused); v == Confirmed && settled == nil {
-				timer := time.NewTimer(grace)
+			if v, _ := s.judge(reports, refused); v != Unconfirmed && settled == nil {
+				wait := grace
+				if v == Refuted {
+					wait = refutedGrace
+				}
+				timer := time.NewTimer(wait)
 				defer timer.Stop()
 				settled = timer.C
 			}

@@ -42,7 +42,7 @@ type refilled struct {
 	times *int
 }
 
-func (r refilled) Refilled(uint64) error { *r.times++; return nil }
+func (r refilled) GotUnversioned(uint64) error { *r.times++; return nil }
 
 // An older write may arrive after a repair wrote points whose versions are not known. It is noted before that.
 func TestPointsWithoutVersionsAreNotedWhileOlderWritesMayArrive(t *testing.T) {

@@ -329,7 +329,7 @@ func (l *Local) Apply(
 	}
 	missing := l.Store.Shard(shard.ID) == nil
 	if missing || l.mayRevert(blocks) {
-		if err := l.Copies.Refilled(shard.ID); err != nil {
+		if err := l.Copies.GotUnversioned(shard.ID); err != nil {
 			return patch.Applied{}, err
 		}
 	}
@@ -362,8 +362,8 @@ func (l *Local) Apply(
 	return patch.Apply(ctx, store, shard.Database, shard.RetentionPolicy, shard.ID, blocks, l.FilePoints)
 }
 
-// mayRevert reports whether an older write may arrive after some of the points were written. Their versions are not
-// known, so that it would take their place.
+// mayRevert reports whether a write may still arrive that is older than some of these points. As their versions are not
+// known, it would replace them.
 func (l *Local) mayRevert(blocks []patch.Block) bool {
 	unversioned := func(b patch.Block) bool { return b.Versions == nil || slices.Contains(b.Versions, 0) }
 	return l.Order != nil && l.Order.LateWrites() && slices.ContainsFunc(blocks, unversioned)

@@ -125,7 +125,7 @@ type Copies interface {
 	Lacks(shard uint64) copystate.Lack
 	Waiting(shard uint64) []uint64
 	Discarded(shard uint64) error
-	Refilled(shard uint64) error
+	GotUnversioned(shard uint64) error
 	// Ready reports whether enough other data nodes have answered since the start: they know whether the disk of this
 	// one is older than it was.
 	Ready() bool

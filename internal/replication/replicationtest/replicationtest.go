@@ -197,8 +197,8 @@ func (NoCopies) Lacks(uint64, string) {}
 // Lacking is 0.
 func (NoCopies) Lacking() uint64 { return 0 }
 
-// MadeAnew is never.
-func (NoCopies) MadeAnew(uint64) uint64 { return 0 }
+// LastUnversioned is never.
+func (NoCopies) LastUnversioned(uint64) uint64 { return 0 }
 
 // Admit lets all in.
 func (NoCopies) Admit(context.Context) {}
