@@ -51,7 +51,7 @@ func (n *Node) newDeletes() error {
 		Lost:   func(node uint64) { n.lost(node, handoff.WholeDatabase) },
 		Mark:   n.copies.DiskMark, HearMark: n.copies.Hear,
 		LastUnversioned: func(shard uint64) order.Version { return order.Version(n.copies.LastUnversioned(shard)) },
-		Lacks:    n.copies.Missed, Failed: n.disk.StallAll, Ready: n.disk.Ready, Log: n.log,
+		Lacks:           n.copies.Missed, Failed: n.disk.StallAll, Ready: n.disk.Ready, Log: n.log,
 	}
 	if n.handoff != nil {
 		deps.Handoff, deps.Ran = n.handoff, n.ran

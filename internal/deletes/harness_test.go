@@ -80,7 +80,7 @@ func newNode(writes replication.Deps, hh *handoff.Service) *node {
 		Meta: writes.Meta.(Metadata), Store: drops.New(writes.Store, nil), Pool: writes.Pool, Memory: memory, Clock: writes.Order.Clock,
 		Journal: writes.Order.Journal, Timeout: writes.WriteTimeout, Missed: func(uint64, uint64) {}, Lost: func(uint64) {},
 		LastUnversioned: func(uint64) order.Version { return 0 },
-		Mark:     func() *rpc.DiskMark { return nil }, HearMark: func(*rpc.DiskMark) {},
+		Mark:            func() *rpc.DiskMark { return nil }, HearMark: func(*rpc.DiskMark) {},
 		Lacks: func(uint64, string) {}, Failed: func(string, error) {}, Ready: func(string) error { return nil },
 		Log: zap.NewNop(),
 	}

@@ -27,5 +27,5 @@ func (NoCopies) Whole(_, _ uint64) error     { return nil }
 func (NoCopies) Lacks(uint64) copystate.Lack { return copystate.Lack{} }
 func (NoCopies) Waiting(uint64) []uint64     { return nil }
 func (NoCopies) Discarded(uint64) error      { return nil }
-func (NoCopies) GotUnversioned(uint64) error       { return nil }
+func (NoCopies) GotUnversioned(uint64) error { return nil }
 func (NoCopies) Ready() bool                 { return true }
