@@ -86,17 +86,21 @@ func (k *knowledge) refresh() {
 	k.facts.Store(f)
 }
 
-// takeBack makes records as they were before, except where a copy lacks something now. It returns the shards of these.
+// takeBack makes records as they were before, except where a copy lacks something now. It returns the shards whose
+// copies lack something: what is on disk of them is not known.
 func (k *knowledge) takeBack(before map[uint64]record) (lacking []uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	missed := k.records.missed
 	for id, r := range before {
 		if k.records.byShard[id].Lacks == "" {
 			k.records.set(id, r)
-		} else {
+		}
+		if k.records.byShard[id].Lacks != "" {
 			lacking = append(lacking, id)
 		}
 	}
+	k.records.missed = missed // what a copy lacked before is nothing new
 	k.refresh()
 	return lacking
 }

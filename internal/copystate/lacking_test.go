@@ -128,6 +128,54 @@ func TestWhatACopyLackedIsForgottenWithItsShard(t *testing.T) {
 	}
 }
 
+// breakStore makes a node unable to write copies.db, until repair.
+func breakStore(t *testing.T, s *Service) (repair func()) {
+	t.Helper()
+	broken, err := bbolt.Open(filepath.Join(t.TempDir(), "closed"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := broken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	file := s.store.db
+	s.store.db = broken
+	return func() {
+		s.saving.Lock()
+		defer s.saving.Unlock()
+		s.store.db = file
+	}
+}
+
+// That a copy is whole cannot be stored, or it is not known whether it was. It lacks what it lacked, and that is stored
+// once more. Other nodes do not take it for something new.
+func TestCopyThatCannotBeNotedAsWholeLacksWhatItLacked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, 2)
+	id := w.addShard(1, 2)
+	w.knows(1, id)
+	s := w.nodes[1].s
+	s.Missed(id, "a write was dropped")
+	missed := s.Lacking()
+	repair := breakStore(t, s)
+	if err := s.Whole(id, s.Lacks(id).Gen); err == nil || s.Lacks(id).Kind != Missed || s.Lacking() != missed {
+		t.Errorf("it lacks %+v: %v", s.Lacks(id), err)
+	}
+	s.saving.Lock()
+	if !s.unsaved.has(id) {
+		t.Error("what it lacks is not stored once more")
+	}
+	s.saving.Unlock()
+	repair()
+	w.stop(1)
+	w.start(1)
+	if s := w.nodes[1].s; s.Lacks(id).Kind != Missed || s.Lacking() == 0 {
+		t.Errorf("after a restart it lacks %+v", s.Lacks(id))
+	}
+}
+
 // A node cannot write copies.db, because its disk is full. What its copies lack is stored when it can again, or when it
 // stops: after a restart it is known.
 func TestWhatACopyLacksIsStoredLater(t *testing.T) {
@@ -139,24 +187,12 @@ func TestWhatACopyLacksIsStoredLater(t *testing.T) {
 			id := w.addShard(1, 2)
 			w.knows(1, id)
 			s := w.nodes[1].s
-			s.saving.Lock()
-			file := s.store.db
-			broken, err := bbolt.Open(filepath.Join(t.TempDir(), "closed"), 0o600, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := broken.Close(); err != nil {
-				t.Fatal(err)
-			}
-			s.store.db = broken
-			s.saving.Unlock()
+			repair := breakStore(t, s)
 			s.Missed(id, "a write was dropped")
 			if s.Lacks(id).Kind != Missed {
 				t.Error("the copy counts as whole")
 			}
-			s.saving.Lock()
-			s.store.db = file
-			s.saving.Unlock()
+			repair()
 			if when == "later" {
 				w.await("it is stored", func() bool {
 					s.saving.Lock()

@@ -36,7 +36,11 @@ func newRecords(byShard map[uint64]record) records {
 	r := records{byShard: byShard, lacking: make(shardSet), arrived: make(shardSet), gen: uint64(time.Now().UnixNano())}
 	for _, one := range byShard {
 		r.gen = max(r.gen, one.Gen)
+		if one.Lacks != "" {
+			r.missed = max(r.missed, one.Gen)
+		}
 	}
+	missed := r.missed
 	r.gen += rand.Uint64() >> 24 // the time may have been set back, and the last ones may not be on disk
 	for id, one := range byShard {
 		if one.Lacks != "" {
@@ -44,6 +48,7 @@ func newRecords(byShard map[uint64]record) records {
 		}
 		r.set(id, one)
 	}
+	r.missed = missed // nothing new was missed
 	return r
 }
 
@@ -267,9 +272,7 @@ func (l *ledger) Missed(shard uint64, why string) {
 // in memory: a queue of old writes tells of the same copy with each message. After a start all copies that lack
 // something have another one, too.
 func (l *ledger) missedAgain(id uint64) bool {
-	if !l.saving.TryLock() {
-		return false
-	}
+	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -75,8 +75,7 @@ type Clock struct {
 	mu      sync.Mutex
 	last    Version       // the greatest that was given or heard, with zeros for the node
 	offset  time.Duration // of this clock from the time of this machine, which is never ahead of this clock
-	seen    time.Time     // of this machine, when the clock looked last
-	before  time.Time     // and when it looked before that
+	seen    time.Time     // of this machine, at the first look, or the first one after it was set
 	node    Version
 	bound   Version       // on disk: no version that was given or heard is greater
 	storing chan struct{} // closed when the bound is stored; nil when none is being stored
@@ -183,44 +182,24 @@ const minSetBack = time.Millisecond
 // smaller: what the machine was behind is over. Otherwise a machine whose time goes back and forth would carry all
 // clocks of the cluster ahead, each time by as much. mu must be held.
 func (c *Clock) machine() time.Time {
+	now := c.now()
 	if c.seen.IsZero() {
-		c.seen = c.now()
-		return c.seen
+		c.seen = now
+		return now
 	}
-	// One look may be wrong: a process that is paused after it has read the time, and before it reads how much has passed,
-	// takes it for one that was set back. So the time was set back when a second look finds the same. It was set forward
-	// when it is ahead of both of the last two looks.
-	last := c.seen
-	now, by := c.look()
+	forward := func() time.Duration { return now.Round(0).Sub(c.seen.Round(0)) - c.between(c.seen, now) }
+	by := forward()
 	if by < -minSetBack {
-		last = now // what comes next is compared with two looks from after the step
-		now, by = c.look()
+		// A process that is paused after it has read the time, and before it reads how much has passed, takes it for one
+		// that was set back. A second look tells.
+		now = c.now()
+		by = forward()
 	}
 	if by < -minSetBack || by > 0 {
 		c.offset = max(0, c.offset-by)
+		c.seen = now
 	}
-	c.before, c.seen = last, now
 	return now
-}
-
-// look returns the time of this machine, and by how much it was set forward since the last two looks; what is below 0
-// is by how much it was set back. It is 0 when the two do not agree.
-func (c *Clock) look() (now time.Time, forward time.Duration) {
-	now = c.now()
-	since := func(look time.Time) time.Duration {
-		return now.Round(0).Sub(look.Round(0)) - c.between(look, now)
-	}
-	last := since(c.seen)
-	if c.before.IsZero() {
-		return now, min(0, last)
-	}
-	switch first := since(c.before); {
-	case last > 0 && first > 0:
-		return now, min(last, first)
-	case last < 0 && first < 0:
-		return now, max(last, first)
-	}
-	return now, 0
 }
 
 // Next returns a version that is greater than all that this clock gave or heard of before.

@@ -242,14 +242,52 @@ func TestClockDoesNotLagWhenTheTimeIsSetBack(t *testing.T) {
 	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > time.Millisecond {
 		t.Errorf("the clock is %v ahead", ahead)
 	}
-	for range 10 { // each step is undone before the next look but one
-		for _, off = range []time.Duration{-time.Hour, -time.Minute, 0} {
-			passed += 100 * time.Millisecond
-			c.Next()
+}
+
+// A step of the machine's time that is undone at once leaves the clock where it was, whichever way it goes first.
+func TestStepsThatAreUndoneLeaveTheClockWhereItWas(t *testing.T) {
+	t.Parallel()
+	for name, steps := range map[string][]time.Duration{
+		"back and forth":          {-time.Hour, 0, 0},
+		"back, and in two steps":  {-time.Hour, -time.Minute, 0},
+		"forth and back":          {10 * time.Second, 0, 0, 0},
+		"back twice":              {-time.Minute, -time.Hour, 0, 0},
+		"forth, before two looks": {10 * time.Second, 10 * time.Second, 0, 0},
+	} {
+		begin := time.Unix(1_800_000_000, 0)
+		passed, off := time.Duration(0), time.Duration(0)
+		c := movedClock(t, begin, &passed, &off)
+		if err := c.Heard(AtTime(begin.Add(time.Hour))); err != nil {
+			t.Fatal(err)
+		}
+		for range 60 {
+			for _, off = range steps {
+				passed += 100 * time.Millisecond
+				c.Next()
+			}
+		}
+		if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead < time.Hour-time.Millisecond || ahead > time.Hour+time.Millisecond {
+			t.Errorf("%s: the clock is %v ahead, and was an hour", name, ahead)
 		}
 	}
-	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > time.Millisecond {
-		t.Errorf("the clock is %v ahead after the time went back and forth", ahead)
+}
+
+// The two times of a look never agree to the nanosecond. That does not add up.
+func TestLooksThatAreNotExactDoNotMoveTheClock(t *testing.T) {
+	t.Parallel()
+	begin := time.Unix(1_800_000_000, 0)
+	passed, off := time.Duration(0), time.Duration(0)
+	c := movedClock(t, begin, &passed, &off)
+	if err := c.Heard(AtTime(begin.Add(time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100_000 {
+		passed += 10 * time.Microsecond
+		off = -time.Duration(i*7919%1000) * time.Nanosecond
+		c.Next()
+	}
+	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead < time.Hour-time.Millisecond || ahead > time.Hour+time.Millisecond {
+		t.Errorf("the clock is %v ahead, and was an hour", ahead)
 	}
 }
 

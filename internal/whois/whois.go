@@ -30,9 +30,6 @@ const (
 	askTimeout  = 2 * time.Second
 	longerAsks  = 3
 	lookTimeout = time.Second // for the process at the place to answer a member, which knows of no limit
-	// for the others to answer, once one has confirmed or refuted: they may know a newer state
-	grace        = 300 * time.Millisecond
-	refutedGrace = 2 * time.Second
 )
 
 // Self is what a process takes itself for.
@@ -115,8 +112,9 @@ func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdic
 		}()
 	}
 	reports := []Report{own}
-	var refused error // why a member does not let this node ask
-	var settled <-chan time.Time
+	var refused error            // why a member does not let this node ask
+	last := Unconfirmed          // as the reports so far have it
+	var settled <-chan time.Time // when last counts, although some members have not answered
 	for waiting := len(members); waiting > 0; waiting-- {
 		select {
 		case w := <-answers:
@@ -125,14 +123,8 @@ func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdic
 				continue
 			}
 			reports = append(reports, w.Report)
-			if v, _ := s.judge(reports, refused); v != Unconfirmed && settled == nil {
-				wait := grace
-				if v == Refuted {
-					wait = refutedGrace
-				}
-				timer := time.NewTimer(wait)
-				defer timer.Stop()
-				settled = timer.C
+			if v, _ := s.judge(reports, refused); v != last {
+				last, settled = v, graceOf(v)
 			}
 			continue
 		case <-settled:
@@ -141,6 +133,17 @@ func (s Self) Confirm(ctx context.Context, own Report, members []Member) (Verdic
 		break
 	}
 	return s.judge(reports, refused)
+}
+
+// graceOf is the time for others to answer, once some have come to a verdict: they may know a newer state.
+func graceOf(v Verdict) <-chan time.Time {
+	switch v {
+	case Confirmed:
+		return time.After(300 * time.Millisecond)
+	case Refuted:
+		return time.After(2 * time.Second)
+	}
+	return nil
 }
 
 // judge believes the newest of the reports. The first is this node's own. refused is why a member gave none.
