@@ -179,9 +179,9 @@ func (l *ledger) Copied(id uint64) error {
 	})
 }
 
-// GotUnversioned is called before a repair makes this node's copy of a shard out of points, or writes points to it whose
-// versions are not known while older writes may still arrive. It does not note that the copy is there, as it may not be
-// made. A shard that this node has not looked at has no record yet: review makes it, and notes what was lost.
+// GotUnversioned is called before a repair makes this node's copy of a shard out of points, or writes points whose
+// versions are not known to it while older writes may still arrive. It does not note that the copy is there, as it may
+// not be made. A shard that this node has not looked at has no record yet: review makes it, and notes what was lost.
 func (l *ledger) GotUnversioned(id uint64) error {
 	now := l.version()
 	return l.update(func(set func(uint64, record)) {
