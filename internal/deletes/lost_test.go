@@ -11,6 +11,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
+	"github.com/influxdata/influxdb/tsdb/index/tsi1"
 	"go.uber.org/zap"
 
 	"concord/internal/enginetest"
@@ -150,6 +151,46 @@ func TestLostSeriesInFilesStay(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// An older file of the index may list series that were dropped with their measurement, while they were written again.
+func TestLostSeriesThatAnOlderFileOfTheIndexListsStay(t *testing.T) {
+	t.Parallel()
+	for name, line := range map[string]string{"alone": "", "beside a new series": "disk,new=1 v=1 1000"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := newTestCluster(t, "ok")
+			s := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
+			s.EngineOptions.Config.MaxIndexLogFileSize = 1 // each write begins a file
+			c.stores[0] = enginetest.Open(t, s)
+			n := c.node(t)
+			mustWrite(t, s, "disk,a=b v=1 1000\ndisk,a=c v=1 1000")
+			mustWrite(t, s, "mem v=1 1000")
+			index := must(s.Shard(shardID).Index()).(*tsi1.Index)
+			index.Wait()
+			unlist(t, s.Shard(shardID), "disk")
+			all := 2
+			if line != "" {
+				mustWrite(t, s, line)
+				all++
+			}
+			r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM disk WHERE time < 100"}
+			kept, err := n.deletes.keepSeries(r, func(*tsdb.Shard) bool { return false })
+			if err != nil || kept != 2 || count(t, s, "disk") != all {
+				t.Errorf("%d series are kept and %d points found, want 2 and %d: %v", kept, count(t, s, "disk"), all, err)
+			}
+			for _, value := range []string{"b", "c"} {
+				itr, err := index.TagValueSeriesIDIterator([]byte("disk"), []byte("a"), []byte(value))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e, err := itr.Next(); err != nil || e.SeriesID == 0 {
+					t.Errorf("a query of the tag finds no series with the value %s: %v", value, err)
+				}
+				itr.Close()
+			}
+		})
 	}
 }
 

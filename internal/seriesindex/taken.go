@@ -7,6 +7,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/index/inmem"
+	"github.com/influxdata/influxdb/tsdb/index/tsi1"
 )
 
 // Alone returns the series of a shard that none of others has.
@@ -65,23 +66,60 @@ func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
 	return n, nil
 }
 
-// Listed returns the IDs of the series that the index of a shard lists for a measurement. It may list some that the
-// shard does not have: the index in memory lists those of the whole database, and that on disk some that were dropped.
-// Queries find the ones that are also in the set of the shard's index and in the file of series.
+// Listed returns the IDs of the series that the index of a shard lists for a measurement. The index in memory also lists
+// those of other shards. Queries find the ones that are also in the set of the shard's index and in the file of series.
 func Listed(sh *tsdb.Shard, measurement []byte) (*tsdb.SeriesIDSet, error) {
 	index, err := Of(sh)
 	if err != nil {
 		return nil, err
+	}
+	if onDisk, ok := index.(*tsi1.Index); ok {
+		return listedOnDisk(onDisk, measurement)
 	}
 	ids := tsdb.NewSeriesIDSet()
 	itr, err := index.MeasurementSeriesIDIterator(measurement)
 	if err != nil || itr == nil {
 		return ids, err
 	}
+	return ids, addAll(ids, itr)
+}
+
+// listedOnDisk is Listed of the index tsi1. The engine lists also what was dropped, as long as an older file has it.
+// Queries that look at the tags, or for the measurement first, do not find that.
+func listedOnDisk(index *tsi1.Index, measurement []byte) (ids *tsdb.SeriesIDSet, err error) {
+	ids = tsdb.NewSeriesIDSet()
+	if exists, err := index.MeasurementExists(measurement); err != nil || !exists {
+		return ids, err
+	}
+	files, err := index.RetainFileSet()
+	if err != nil {
+		return nil, err
+	}
+	defer files.Release()
+	for _, f := range slices.Backward(files.Files()) { // of each partition the oldest first
+		if itr := f.MeasurementSeriesIDIterator(measurement); itr != nil {
+			if err := addAll(ids, itr); err != nil {
+				return nil, err
+			}
+		}
+		if ids.Cardinality() == 0 {
+			continue
+		}
+		dropped, err := f.TombstoneSeriesIDSet() // of those that this file lists, too: a compaction does not look at it
+		if err != nil {
+			return nil, err
+		}
+		ids.Diff(dropped)
+	}
+	return ids, nil
+}
+
+// addAll adds to a set what an iterator has, and closes that.
+func addAll(ids *tsdb.SeriesIDSet, itr tsdb.SeriesIDIterator) error {
 	for {
 		elem, err := itr.Next()
 		if err != nil || elem.SeriesID == 0 {
-			return ids, errors.Join(err, itr.Close())
+			return errors.Join(err, itr.Close())
 		}
 		ids.AddNoLock(elem.SeriesID)
 	}
