@@ -88,9 +88,6 @@ func Listed(sh *tsdb.Shard, measurement []byte) (*tsdb.SeriesIDSet, error) {
 // Queries that look at the tags, or for the measurement first, do not find that.
 func listedOnDisk(index *tsi1.Index, measurement []byte) (ids *tsdb.SeriesIDSet, err error) {
 	ids = tsdb.NewSeriesIDSet()
-	if exists, err := index.MeasurementExists(measurement); err != nil || !exists {
-		return ids, err
-	}
 	files, err := index.RetainFileSet()
 	if err != nil {
 		return nil, err
