@@ -29,7 +29,7 @@ type records struct {
 	expecting shardSet // those of lacking for which writes wait as well: these come first
 	arrived   shardSet // those of lacking for which none wait any more: they can be repaired now
 	gen       uint64   // the greatest Lack.Gen
-	missed    uint64   // the Lack.Gen of the copy that was whole until something was missed, of the last such one
+	missed    uint64   // the Lack.Gen that a whole copy got when it missed something; of the last such copy
 }
 
 func newRecords(byShard map[uint64]record) records {
@@ -40,15 +40,13 @@ func newRecords(byShard map[uint64]record) records {
 			r.missed = max(r.missed, one.Gen)
 		}
 	}
-	missed := r.missed
 	r.gen += rand.Uint64() >> 24 // the time may have been set back, and the last ones may not be on disk
 	for id, one := range byShard {
 		if one.Lacks != "" {
 			r.renewGen(&one) // it may have got another one that is not on disk
 		}
-		r.set(id, one)
+		r.set(id, one) // which sees nothing newly missed
 	}
-	r.missed = missed // nothing new was missed
 	return r
 }
 

@@ -55,7 +55,7 @@ func statementNeeds(
 	stmt influxql.Statement, database string, queryDatabase func(id uint64) (string, bool),
 ) []need {
 	on := func(any ...cluster.Permissions) []need { return []need{{any, cmp.Or(databaseOf(stmt), database)}} }
-	// onEach is on with each other database that a measurement of the statement is in.
+	// onEach is like on, and adds each other database that a measurement of the statement is in.
 	onEach := func(p cluster.Permissions) []need {
 		needs := on(p)
 		for _, m := range measurementsOf(stmt) {
@@ -122,7 +122,7 @@ func statementNeeds(
 		if db, ok := queryDatabase(s.QueryID); ok && s.Host == "" && db != "" {
 			return []need{{[]cluster.Permissions{cluster.ManageQuery}, db}}
 		}
-		return inCluster(cluster.ManageQuery) // whose query it is is not known here
+		return inCluster(cluster.ManageQuery) // this node does not know whose query it is
 
 	case *influxql.CreateUserStatement, *influxql.DropUserStatement, *influxql.SetPasswordUserStatement,
 		*influxql.GrantStatement, *influxql.GrantAdminStatement, *influxql.RevokeStatement,

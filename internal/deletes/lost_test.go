@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -157,8 +158,14 @@ func TestLostSeriesInFilesStay(t *testing.T) {
 // An older file of the index may list series that were dropped with their measurement, while they were written again.
 func TestLostSeriesThatAnOlderFileOfTheIndexListsStay(t *testing.T) {
 	t.Parallel()
-	for name, line := range map[string]string{"alone": "", "beside a new series": "disk,new=1 v=1 1000"} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name, line string // that is written after the drop
+		late       bool   // the series were written when the drop had listed them, and a new log was begun
+	}{
+		{"alone", "", false}, {"beside a new series", "disk,new=1 v=1 1000", false},
+		{"written during the drop", "", true}, {"written during the drop beside a new series", "disk,new=1 v=1 1000", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			c := newTestCluster(t, "ok")
 			s := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
@@ -169,10 +176,14 @@ func TestLostSeriesThatAnOlderFileOfTheIndexListsStay(t *testing.T) {
 			mustWrite(t, s, "mem v=1 1000")
 			index := must(s.Shard(shardID).Index()).(*tsi1.Index)
 			index.Wait()
-			unlist(t, s.Shard(shardID), "disk")
+			if tt.late {
+				dropInLogs(t, index, "disk")
+			} else {
+				unlist(t, s.Shard(shardID), "disk")
+			}
 			all := 2
-			if line != "" {
-				mustWrite(t, s, line)
+			if tt.line != "" {
+				mustWrite(t, s, tt.line)
 				all++
 			}
 			r := &rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: "DELETE FROM disk WHERE time < 100"}
@@ -191,6 +202,19 @@ func TestLostSeriesThatAnOlderFileOfTheIndexListsStay(t *testing.T) {
 				itr.Close()
 			}
 		})
+	}
+}
+
+// dropInLogs drops a measurement in the logs that the parts of an index write to, and no series.
+func dropInLogs(t *testing.T, index *tsi1.Index, measurement string) {
+	t.Helper()
+	for i := range int(index.PartitionN) {
+		files := must(index.PartitionAt(i).RetainFileSet())
+		i := slices.IndexFunc(files.Files(), func(f tsi1.File) bool { _, is := f.(*tsi1.LogFile); return is })
+		err := files.Files()[i].(*tsi1.LogFile).DeleteMeasurement([]byte(measurement))
+		if files.Release(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -222,7 +246,8 @@ func lose(t *testing.T, sh *tsdb.Shard, keys ...string) {
 	}
 }
 
-// unlist removes the only series of a measurement from the list of its series, and leaves it in the set of the index.
+// unlist removes the series of a measurement from its list, and leaves them in the set of the index. With the index in
+// memory, the measurement must have one series without tags.
 func unlist(t *testing.T, sh *tsdb.Shard, name string) {
 	t.Helper()
 	switch index := must(sh.Index()).(type) {

@@ -188,11 +188,19 @@ func TestShardStatusTellsThisNodesCopies(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := c.Shards("db")[0].ID
-	var got wire.ShardStatus
 	for node := range c.Data {
-		_, body := mustGet(ctx, t, c, node, "/shard-status")
-		if err := json.Unmarshal([]byte(body), &got); err != nil {
-			t.Fatal(err)
+		var got wire.ShardStatus
+		var body string
+		// A check that found the owners between the parts of the write says that they differ, until the next one.
+		if err := c.Wait(ctx, func() bool {
+			_, body = mustGet(ctx, t, c, node, "/shard-status")
+			got = wire.ShardStatus{}
+			if err := json.Unmarshal([]byte(body), &got); err != nil {
+				t.Fatal(err)
+			}
+			return !strings.Contains(body, wire.Repairing)
+		}); err != nil {
+			t.Errorf("node %d: %v: %s", node+1, err, body)
 		}
 		if len(got.Databases) != 1 || len(got.Databases[0].Policies) != 1 {
 			t.Fatalf("node %d: %s", node+1, body)

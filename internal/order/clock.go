@@ -195,6 +195,7 @@ func (c *Clock) machine() time.Time {
 		now = c.now()
 		by = forward()
 	}
+	// A step forward needs no least size: seen becomes the look that is furthest ahead, so that errors do not add up.
 	if by < -minSetBack || by > 0 {
 		c.offset = max(0, c.offset-by)
 		c.seen = now

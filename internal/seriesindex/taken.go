@@ -66,34 +66,49 @@ func reviveIn(sh *tsdb.Shard, series *tsdb.SeriesIDSet) (n int, err error) {
 	return n, nil
 }
 
-// Listed returns the IDs of the series that the index of a shard lists for a measurement. The index in memory also lists
-// those of other shards. Queries find the ones that are also in the set of the shard's index and in the file of series.
-func Listed(sh *tsdb.Shard, measurement []byte) (*tsdb.SeriesIDSet, error) {
+// Lists tells which series the index of a shard lists for its measurements.
+type Lists struct {
+	index   tsdb.Index
+	dropped map[*tsi1.LogFile]map[string]bool // the measurements that each log of the index tsi1 says were dropped
+}
+
+// ListsOf returns the lists of the index of a shard.
+func ListsOf(sh *tsdb.Shard) (*Lists, error) {
 	index, err := Of(sh)
-	if err != nil {
-		return nil, err
-	}
-	if onDisk, ok := index.(*tsi1.Index); ok {
-		return listedOnDisk(onDisk, measurement)
-	}
+	return &Lists{index: index, dropped: make(map[*tsi1.LogFile]map[string]bool)}, err
+}
+
+// Of returns the IDs of the series that are listed for a measurement. The index in memory also lists those of other
+// shards. Queries find the ones that are also in the set of the shard's index and in the file of series.
+func (l *Lists) Of(measurement []byte) (*tsdb.SeriesIDSet, error) {
 	ids := tsdb.NewSeriesIDSet()
-	itr, err := index.MeasurementSeriesIDIterator(measurement)
+	if onDisk, ok := l.index.(*tsi1.Index); ok {
+		for i := range int(onDisk.PartitionN) {
+			some, err := l.inPartition(onDisk.PartitionAt(i), measurement)
+			if err != nil {
+				return nil, err
+			}
+			ids.Merge(some)
+		}
+		return ids, nil
+	}
+	itr, err := l.index.MeasurementSeriesIDIterator(measurement)
 	if err != nil || itr == nil {
 		return ids, err
 	}
 	return ids, addAll(ids, itr)
 }
 
-// listedOnDisk is Listed of the index tsi1. The engine lists also what was dropped, as long as an older file has it.
-// Queries that look at the tags, or for the measurement first, do not find that.
-func listedOnDisk(index *tsi1.Index, measurement []byte) (ids *tsdb.SeriesIDSet, err error) {
-	ids = tsdb.NewSeriesIDSet()
-	files, err := index.RetainFileSet()
+// inPartition is Of in a part of the index tsi1. The engine also lists series that were dropped, as long as an older
+// file has them. Queries by tags do not find these, nor do queries that first ask whether the measurement exists.
+func (l *Lists) inPartition(partition *tsi1.Partition, measurement []byte) (*tsdb.SeriesIDSet, error) {
+	files, err := partition.RetainFileSet()
 	if err != nil {
 		return nil, err
 	}
 	defer files.Release()
-	for _, f := range slices.Backward(files.Files()) { // of each partition the oldest first
+	ids := tsdb.NewSeriesIDSet()
+	for _, f := range slices.Backward(files.Files()) { // the oldest first
 		if itr := f.MeasurementSeriesIDIterator(measurement); itr != nil {
 			if err := addAll(ids, itr); err != nil {
 				return nil, err
@@ -102,13 +117,40 @@ func listedOnDisk(index *tsi1.Index, measurement []byte) (ids *tsdb.SeriesIDSet,
 		if ids.Cardinality() == 0 {
 			continue
 		}
-		dropped, err := f.TombstoneSeriesIDSet() // of those that this file lists, too: a compaction does not look at it
+		if l.drops(f, measurement) {
+			ids = tsdb.NewSeriesIDSet()
+			continue
+		}
+		// Also of this file's own list: a compaction keeps dropped series in it.
+		dropped, err := f.TombstoneSeriesIDSet()
 		if err != nil {
 			return nil, err
 		}
 		ids.Diff(dropped)
 	}
 	return ids, nil
+}
+
+// drops reports whether a file of the index says that a measurement was dropped. Writes change that in a log, so it is
+// read from a copy of all measurements there, once.
+func (l *Lists) drops(f tsi1.File, measurement []byte) bool {
+	log, isLog := f.(*tsi1.LogFile)
+	if !isLog {
+		m := f.Measurement(measurement)
+		return m != nil && m.Deleted()
+	}
+	names, ok := l.dropped[log]
+	if !ok {
+		names = make(map[string]bool)
+		itr := log.MeasurementIterator()
+		for m := itr.Next(); m != nil; m = itr.Next() {
+			if m.Deleted() {
+				names[string(m.Name())] = true
+			}
+		}
+		l.dropped[log] = names
+	}
+	return names[string(measurement)]
 }
 
 // addAll adds to a set what an iterator has, and closes that.

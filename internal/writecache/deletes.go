@@ -20,7 +20,7 @@ var deletes sync.Map
 type databaseDeletes struct {
 	mu      sync.Mutex
 	begun   int
-	running map[int]func(measurement string) bool // what each is about, by its number: begun was as much before it
+	running map[int]func(measurement string) bool // what each is about, by its number: how many had begun before it
 }
 
 // deletesOf returns the deletes of the database whose folder is dir.
@@ -59,9 +59,9 @@ func (d *databaseDeletes) begin(of func(measurement string) bool) (end func()) {
 	}
 }
 
-// moment is which deletes run at a time.
+// moment says which deletes run at one time.
 type moment struct {
-	begun   int // until then
+	begun   int // how many have begun until then
 	running map[int]func(measurement string) bool
 }
 
@@ -71,8 +71,8 @@ func (d *databaseDeletes) now() moment {
 	return moment{d.begun, maps.Clone(d.running)}
 }
 
-// ran returns what reports whether a delete that ran from one moment to another is about a measurement. It is nil when
-// none ran. Of those that began and ended in between it is not known what they are about.
+// ran returns a function that reports whether a delete which ran between two moments is about a measurement. It is nil
+// when none ran. When a delete began and ended in between, it is true for all: what that one was about is not known.
 func ran(from, to moment) (of func(measurement string) bool) {
 	all, unknown := slices.Collect(maps.Values(from.running)), to.begun-from.begun
 	for number, of := range to.running {
@@ -128,8 +128,9 @@ func (d *databaseDeletes) writeBeside(
 	}
 }
 
-// missing returns the points of the series of which a cache lacks a value. It may have gone to a file. Of points with
-// the same time, the value of the last one counts. So all points of such a series are returned, in their order.
+// missing returns the points of the series of which a cache lacks a value. Such a value may be in a file by now: to
+// write it again does no harm. Of points with the same time, the value of the last one counts. So all points of such a
+// series are returned, in their order.
 func missing(cache *tsm1.Cache, points []models.Point) []models.Point {
 	type field struct{ series, name string }
 	wrote := make(map[field]map[int64]any) // values by time

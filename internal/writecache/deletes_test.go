@@ -132,8 +132,8 @@ func TestOverwriteThatADeleteTookIsWrittenAgain(t *testing.T) {
 	}
 }
 
-// TestFieldsThatADeleteTookAreWrittenInTheirOrder writes two fields of a point, and one of them again. A delete takes the
-// field that was written once.
+// TestFieldsThatADeleteTookAreWrittenInTheirOrder writes two fields of a point, and one of them again. A delete takes
+// the field that was written once.
 func TestFieldsThatADeleteTookAreWrittenInTheirOrder(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)

@@ -24,6 +24,7 @@ type Lost struct {
 	engine *tsm1.Engine
 	file   *tsdb.SeriesFile
 	set    *tsdb.SeriesIDSet                       // of the index
+	lists  *seriesindex.Lists                      // of the index
 	series map[string]bool                         // the lost ones, by key
 	dead   map[string]uint64                       // as seriesindex.Dead has them
 	fields map[string]map[string]influxql.DataType // of these series, by measurement
@@ -49,10 +50,14 @@ func FindLost(sh *tsdb.Shard, of func(measurement string) bool, inFiles bool) (*
 	if err != nil {
 		return nil, err
 	}
+	lists, err := seriesindex.ListsOf(sh)
+	if err != nil {
+		return nil, err
+	}
 	// The cache comes before the set: a write puts a series into the index first, and then its points into the cache.
 	cached := engine.Cache.Keys()
 	l := &Lost{
-		shard: sh, engine: engine, file: index.SeriesFile, set: index.Indexes[0].SeriesIDSet(),
+		shard: sh, engine: engine, file: index.SeriesFile, set: index.Indexes[0].SeriesIDSet(), lists: lists,
 		series: make(map[string]bool), fields: make(map[string]map[string]influxql.DataType),
 		buf: make([]byte, 0, 1024),
 	}
@@ -124,7 +129,7 @@ func (l *Lost) lookAtSeries(series []byte, of func(string) bool) (err error) {
 			return nil
 		}
 		l.name = string(name)
-		if l.listed, err = seriesindex.Listed(l.shard, name); err != nil {
+		if l.listed, err = l.lists.Of(name); err != nil {
 			return err
 		}
 	}
