@@ -1,4 +1,4 @@
-// Package concord has only this test of its documents.
+// Package concord has only tests of its documents.
 package concord
 
 import (
@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // TestArchitectureNamesEachPackage compares the packages in ARCHITECTURE.md with the folders that have Go files.
@@ -47,5 +48,38 @@ func TestArchitectureNamesEachPackage(t *testing.T) {
 		if !there[p] {
 			t.Errorf("ARCHITECTURE.md names %s, which is not there", p)
 		}
+	}
+}
+
+// TestLinesOfProseEndBefore120Characters looks at the comments of programs, and at documents without their tables,
+// links and examples.
+func TestLinesOfProseEndBefore120Characters(t *testing.T) {
+	t.Parallel()
+	others := map[string]bool{"testdata": true, "third_party": true, "node_modules": true}
+	prose := map[string]*regexp.Regexp{
+		".go":    regexp.MustCompile(`^\s*//`),
+		".proto": regexp.MustCompile(`//`),
+		".md":    regexp.MustCompile(`^([^|!\[ ]|  ? ?[^ ])`),
+	}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		is := prose[filepath.Ext(path)]
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != "." && (strings.HasPrefix(d.Name(), ".") || others[d.Name()]):
+			return filepath.SkipDir
+		case d.IsDir() || is == nil || strings.HasSuffix(path, ".pb.go"):
+			return nil
+		}
+		text, err := os.ReadFile(path)
+		for i, line := range strings.Split(string(text), "\n") {
+			if n := utf8.RuneCountInString(line); n > 120 && is.MatchString(line) {
+				t.Errorf("%s:%d has %d characters: wrap it", path, i+1, n)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -29,8 +29,9 @@ import (
 // holds it may be closing the idle server, and waits for this answer.
 var errPartsChange = status.Error(codes.Unavailable, "this data node opens or closes its files: ask again")
 
-// endFormer sets aside what this node noted while it was the data node with the ID former. The error is of gRPC. Its code is Unavailable when this node has to find out first that it was removed, which it does by itself, and
-// to close what has the files open: then it is to be asked again.
+// endFormer sets aside what this node noted while it was the data node with the ID former. The error is of gRPC. Its
+// code is Unavailable while this node still serves as that data node: it has yet to find out that it was removed, and
+// to close the files. It does so by itself, and is to be asked again.
 func (n *Node) endFormer(former uint64) error {
 	if !n.life.TryLock() {
 		return errPartsChange

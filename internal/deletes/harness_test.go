@@ -66,8 +66,8 @@ func newDeps(t testing.TB, meta *replicationtest.Meta, s *tsdb.Store, pool *rpc.
 	cache := writecache.Wrap(s, writecache.Thresholds{Size: math.MaxUint64, Cold: math.MaxInt64}, zap.NewNop())
 	t.Cleanup(func() { cache.Close() })
 	return replication.Deps{
-		Meta: replicationtest.Member{Meta: meta, Node: id}, Store: s, Shards: cache, Subscriber: replicationtest.NoSubscriber{},
-		Pool: pool, Order: &replication.Order{Clock: clock, Journal: journal}, Deletes: NewMemory(meta),
+		Meta: replicationtest.Member{Meta: meta, Node: id}, Store: s, Shards: cache,
+		Subscriber: replicationtest.NoSubscriber{}, Pool: pool, Order: &replication.Order{Clock: clock, Journal: journal}, Deletes: NewMemory(meta),
 		Copies: replicationtest.NoCopies{}, WriteTimeout: 30 * time.Second, Log: zap.NewNop(),
 		ForgetEvery: time.Hour, // tests change the metadata
 	}

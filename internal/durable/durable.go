@@ -48,8 +48,9 @@ func SyncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// SetAside renames a file that is not to be read any more, and is kept for whoever wants to look at it: to path.suffix-1,
-// or to a greater number when that is there. It returns the new name, which is on disk, or "" when there is no file.
+// SetAside renames a file that is not to be read any more, and is kept for whoever wants to look at it. The new name is
+// path.suffix-1, or has a greater number when that is there. It is on disk when SetAside returns it. Without a file it
+// is "".
 func SetAside(path, suffix string) (aside string, err error) {
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return "", nil

@@ -64,11 +64,11 @@
 //     makes it hear of the versions in the journal and of the deletes that it remembers.
 //   - A record of the log that is torn is cut off. While the floor is near, others may be lost with the power. Nearly
 //     all of these writes have arrived at all owners: one that was acknowledged at level one may still have been on its
-//     way. While the floor is behind, a write is acknowledged only when its record is on disk. After a power failure the
-//     node calls Lost: a copy that gets a late write from before it counts as not whole.
-//   - The log has a mark for each write that the engine has. A process that is killed leaves it on disk before the write
-//     is acknowledged. A write without it counts as written, and the engine may not have it: so the journal says nothing
-//     certain of its fields. Nor does it of what sorted files have from before it was opened.
+//     way. While the floor is behind, a write is acknowledged only when its record is on disk. After a power failure
+//     the node calls Lost: a copy that gets a late write from before it counts as not whole.
+//   - The log has a mark for each write that the engine has. A process that is killed leaves it on disk before the
+//     write is acknowledged. A write without it counts as written, and the engine may not have it: so the journal says
+//     nothing certain of its fields. Nor does it of what sorted files have from before it was opened.
 //   - What was forgotten is on disk before the files go that had it, in a file of its own. Where that is missing,
 //     everything from before the start may be forgotten.
 //   - A crash may leave a log beside the sorted file that was made of it. The log is removed. It may also leave sorted

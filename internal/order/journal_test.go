@@ -242,8 +242,8 @@ func TestCrashLosesOnlyTheRecordThatIsCut(t *testing.T) {
 	}
 }
 
-// recordsIn is how many records of one key each are in the first bytes of a log. Each is followed by the mark that it has
-// ended.
+// recordsIn is how many records of one key each are in the first bytes of a log. Each is followed by the mark that it
+// has ended.
 func recordsIn(size int) int {
 	const record, mark = recordHeader + 8, recordHeader
 	return (max(0, size-headerSize) + mark) / (record + mark)

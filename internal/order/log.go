@@ -145,8 +145,8 @@ func (g *generation) logWithdrawn() error {
 // finds no record that ends at -1.
 func ended(v Version, record int64) noted { return noted{version: v, first: -1, last: record} }
 
-// finish marks the end of a log to which nothing is added any more but what becomes of writes, by a record without keys.
-// So a last record that is cut short counts as damage. Without the mark, a crash may have torn it.
+// finish marks the end of a log to which nothing is added any more but what becomes of writes, by a record without
+// keys. So a last record that is cut short counts as damage. Without the mark, a crash may have torn it.
 func (g *generation) finish() (err error) {
 	g.full = true
 	if !g.finished {

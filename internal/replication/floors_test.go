@@ -114,8 +114,8 @@ func TestNothingIsForgottenWhileSomethingWaitsForTheNodeItself(t *testing.T) {
 	}
 }
 
-// While copies lack something, nothing is forgotten, for an hour. A copy that lacks something for longer does not use up
-// the hour of another one.
+// While copies lack something, nothing is forgotten, for an hour. A copy that lacks something for longer does not use
+// up the hour of another one.
 func TestNothingIsForgottenForAnHourAfterSomethingWasMissed(t *testing.T) {
 	t.Parallel()
 	c := newTestCluster(t, "ok", "down", "down")

@@ -46,8 +46,8 @@ type CopyStates struct {
 	// For how long the sender's memory suffices whatever it does meanwhile, in milliseconds. Nodes of an earlier build
 	// say 0.
 	MemoryLasts uint64 `protobuf:"varint,19,opt,name=memory_lasts,json=memoryLasts,proto3" json:"memory_lasts,omitempty"`
-	// Not 0 while some of the sender's copies lack something for good, until they are repaired. It is another number after
-	// each time that a copy which was whole missed something. Earlier builds say 1 (true).
+	// Not 0 while some of the sender's copies lack something for good, until they are repaired. It is another number
+	// after each time that a copy which was whole missed something. Earlier builds say 1 (true).
 	Lacks         uint64 `protobuf:"varint,16,opt,name=lacks,proto3" json:"lacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
