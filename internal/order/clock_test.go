@@ -185,62 +185,84 @@ func TestClockOfAMachineThatLostItsTime(t *testing.T) {
 	}
 }
 
-// movedClock is a clock on a machine on which some time has passed since begin, and whose time is off.
-func movedClock(t *testing.T, begin time.Time, passed, off *time.Duration) *Clock {
+// machine is one with a clock of writes. It may be told that some time has passed, and that its time is off.
+type machine struct {
+	*Clock
+	passed, off time.Duration
+}
+
+var began = time.Unix(1_800_000_000, 0)
+
+// newMachine returns a machine whose clock is ahead of its time, as that of another node was.
+func newMachine(t *testing.T, ahead time.Duration) *machine {
 	t.Helper()
-	looks := make(map[time.Time]time.Duration) // how much had passed
-	now := func() time.Time {
-		at := begin.Add(*passed + *off)
-		looks[at] = *passed
-		return at
-	}
-	c, err := OpenClock(filepath.Join(t.TempDir(), "clock"), now, zap.NewNop())
+	m := &machine{}
+	c, err := OpenClock(filepath.Join(t.TempDir(), "clock"), m.now, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.between = func(earlier, later time.Time) time.Duration { return looks[later] - looks[earlier] }
-	return c
+	m.Clock = c
+	passed := func(at time.Time) time.Duration {
+		d, err := time.ParseDuration(at.Location().String())
+		if err != nil {
+			t.Error(err)
+		}
+		return d
+	}
+	c.between = func(earlier, later time.Time) time.Duration { return passed(later) - passed(earlier) }
+	m.hear(t, ahead)
+	return m
+}
+
+// now is the time of the machine. Its zone says how much has passed, as two of them may be the same.
+func (m *machine) now() time.Time {
+	return began.Add(m.passed + m.off).In(time.FixedZone(m.passed.String(), 0))
+}
+
+func (m *machine) hear(t *testing.T, ahead time.Duration) {
+	t.Helper()
+	if err := m.Heard(AtTime(began.Add(m.passed + ahead))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// run looks at the clock after each step, with the time of the machine off by so much.
+func (m *machine) run(step time.Duration, off ...time.Duration) {
+	for _, m.off = range off {
+		m.passed += step
+		m.Next()
+	}
+}
+
+// ahead is by how much the clock is ahead of the time that has passed.
+func (m *machine) ahead() time.Duration { return m.Next().Time().Sub(began.Add(m.passed)) }
+
+func (m *machine) wantAhead(t *testing.T, least, most time.Duration) {
+	t.Helper()
+	if ahead := m.ahead(); ahead < least || ahead > most {
+		t.Errorf("the clock is %v ahead, want %v to %v", ahead, least, most)
+	}
 }
 
 // A process that is not scheduled for a moment between its looks at the time and at how much has passed finds a time
 // that is behind once. The time is not set forward when the next look is right again.
 func TestPauseDuringALookDoesNotPutTheClockBack(t *testing.T) {
 	t.Parallel()
-	begin := time.Unix(1_800_000_000, 0)
-	passed, off := time.Duration(0), time.Duration(0)
-	c := movedClock(t, begin, &passed, &off)
-	if err := c.Heard(AtTime(begin.Add(time.Hour))); err != nil {
-		t.Fatal(err)
-	}
+	m := newMachine(t, time.Hour)
 	for range 10 {
-		for _, off = range []time.Duration{0, -5 * time.Millisecond, 0} {
-			passed += 100 * time.Millisecond
-			c.Next()
-		}
+		m.run(100*time.Millisecond, 0, -5*time.Millisecond, 0)
 	}
-	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead < time.Hour-time.Millisecond {
-		t.Errorf("the clock is %v ahead, and was an hour", ahead)
-	}
+	m.wantAhead(t, time.Hour-time.Millisecond, time.Hour+time.Millisecond)
 }
 
 // What has passed since the last look counts, also when the time of the machine was set back since.
 func TestClockDoesNotLagWhenTheTimeIsSetBack(t *testing.T) {
 	t.Parallel()
-	begin := time.Unix(1_800_000_000, 0)
-	passed, off := time.Duration(0), time.Duration(0)
-	c := movedClock(t, begin, &passed, &off)
-	c.Next()
+	m := newMachine(t, 0)
 	for range 10 {
-		passed += 900 * time.Millisecond
-		off -= time.Minute
-		if lag := begin.Add(passed).Sub(c.Next().Time()); lag > time.Millisecond {
-			t.Fatalf("the clock is %v behind", lag)
-		}
-		c.Next()
-	}
-	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > time.Millisecond {
-		t.Errorf("the clock is %v ahead", ahead)
+		m.run(900*time.Millisecond, m.off-time.Minute)
+		m.wantAhead(t, -time.Millisecond, time.Millisecond)
 	}
 }
 
@@ -254,72 +276,44 @@ func TestStepsThatAreUndoneLeaveTheClockWhereItWas(t *testing.T) {
 		"back twice":              {-time.Minute, -time.Hour, 0, 0},
 		"forth, before two looks": {10 * time.Second, 10 * time.Second, 0, 0},
 	} {
-		begin := time.Unix(1_800_000_000, 0)
-		passed, off := time.Duration(0), time.Duration(0)
-		c := movedClock(t, begin, &passed, &off)
-		if err := c.Heard(AtTime(begin.Add(time.Hour))); err != nil {
-			t.Fatal(err)
-		}
-		for range 60 {
-			for _, off = range steps {
-				passed += 100 * time.Millisecond
-				c.Next()
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMachine(t, time.Hour)
+			for range 60 {
+				m.run(100*time.Millisecond, steps...)
 			}
-		}
-		ahead := c.Next().Time().Sub(begin.Add(passed))
-		if (ahead - time.Hour).Abs() > time.Millisecond {
-			t.Errorf("%s: the clock is %v ahead, and was an hour", name, ahead)
-		}
+			m.wantAhead(t, time.Hour-time.Millisecond, time.Hour+time.Millisecond)
+		})
 	}
 }
 
 // The two times of a look never agree to the nanosecond. That does not add up.
 func TestLooksThatAreNotExactDoNotMoveTheClock(t *testing.T) {
 	t.Parallel()
-	begin := time.Unix(1_800_000_000, 0)
-	passed, off := time.Duration(0), time.Duration(0)
-	c := movedClock(t, begin, &passed, &off)
-	if err := c.Heard(AtTime(begin.Add(time.Hour))); err != nil {
-		t.Fatal(err)
-	}
+	m := newMachine(t, time.Hour)
 	for i := range 100_000 {
-		passed += 10 * time.Microsecond
-		off = -time.Duration(i*7919%1000) * time.Nanosecond
-		c.Next()
+		m.run(10*time.Microsecond, -time.Duration(i*7919%1000)*time.Nanosecond)
 	}
-	ahead := c.Next().Time().Sub(begin.Add(passed))
-	if (ahead - time.Hour).Abs() > time.Millisecond {
-		t.Errorf("the clock is %v ahead, and was an hour", ahead)
-	}
+	m.wantAhead(t, time.Hour-time.Millisecond, time.Hour+time.Millisecond)
 }
 
 func TestTimeThatGoesBackAndForthDoesNotCarryTheClockAhead(t *testing.T) {
 	t.Parallel()
-	begin := time.Unix(1_800_000_000, 0)
-	passed, off := time.Duration(0), time.Duration(0)
-	now := func() time.Time { return begin.Add(passed + off) }
-	c := movedClock(t, begin, &passed, &off)
+	m := newMachine(t, 0)
 	for range 20 {
-		for _, off = range []time.Duration{10 * time.Minute, -10 * time.Minute, 0} {
-			before := c.Next()
-			passed += time.Second
-			if v := c.Next(); v <= before || v.Time().Before(now()) {
-				t.Fatalf("with the time %v off, %v comes after %v", off, v.Time(), before.Time())
+		for _, m.off = range []time.Duration{10 * time.Minute, -10 * time.Minute, 0} {
+			before := m.Next()
+			m.passed += time.Second
+			if v := m.Next(); v <= before || v.Time().Before(m.now()) {
+				t.Fatalf("with the time %v off, %v comes after %v", m.off, v.Time(), before.Time())
 			}
 		}
 	}
-	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead > 10*time.Minute+time.Second {
-		t.Errorf("the clock is %v ahead, and the time never was more than ten minutes", ahead)
-	}
-	passed += time.Minute
-	if err := c.Heard(AtTime(begin.Add(passed + time.Hour))); err != nil {
-		t.Fatal(err)
-	}
-	off = 30 * time.Minute
-	passed += time.Second
-	if ahead := c.Next().Time().Sub(begin.Add(passed)); ahead < time.Hour || ahead > time.Hour+time.Second {
-		t.Errorf("the clock is %v ahead, and that of another node was an hour", ahead)
-	}
+	m.wantAhead(t, 0, 10*time.Minute+time.Second) // the time never was more than ten minutes ahead
+	m.passed += time.Minute
+	m.hear(t, time.Hour)
+	m.run(time.Second, 30*time.Minute)
+	m.wantAhead(t, time.Hour, time.Hour+time.Second)
 }
 
 // What a clock reached when its file was written is not after its last version, and seconds before it at most.

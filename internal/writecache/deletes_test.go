@@ -63,9 +63,6 @@ func TestPointsThatAreWrittenBesideADeleteStay(t *testing.T) {
 func TestPointsThatADeleteTookAreWrittenAgain(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
 	cache := engineOf(t, s, 1).Cache
 	for _, times := range []int{0, 2, maxWrites} {
 		writes := 0
@@ -137,9 +134,6 @@ func TestOverwriteThatADeleteTookIsWrittenAgain(t *testing.T) {
 func TestFieldsThatADeleteTookAreWrittenInTheirOrder(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
 	cache, writes := engineOf(t, s, 1).Cache, 0
 	write := func(points []models.Point) error {
 		err := s.Store.WriteToShard(tsdb.WriteContext{}, 1, points)
@@ -196,9 +190,6 @@ func TestDeletesOfOtherMeasurementsDoNotCount(t *testing.T) {
 func TestPointsThatTheEngineRefusesAreNotWrittenAgain(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
 	defer BeforeDelete(s.Store, "db", ofAll)()
 	other, err := models.ParsePointsString(`m,s=3 v="x" 3`)
 	if err != nil {

@@ -25,9 +25,6 @@ func TestWritesAfterAFailedSnapshotStay(t *testing.T) {
 		"the snapshot of this one": WriteSnapshot,
 	} {
 		s := mustOpen(t)
-		if err := s.CreateShard("db", "rp", 1, true); err != nil {
-			t.Fatal(err)
-		}
 		mustWrite(t, s, point(1, 1), point(2, 1), point(2, 2))
 		sh, engine := s.Shard(1), engineOf(t, s, 1)
 		engine.Compactor.DisableSnapshots()
@@ -61,7 +58,7 @@ func TestWritesAfterAFailedSnapshotStay(t *testing.T) {
 func TestNoSnapshotIsWrittenWhileAShardIsClosed(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := errors.Join(s.CreateShard("db", "rp", 1, true), s.CreateShard("db", "rp", 2, true)); err != nil {
+	if err := s.CreateShard("db", "rp", 2, true); err != nil {
 		t.Fatal(err)
 	}
 	mustWrite(t, s, point(1, 1))
@@ -110,9 +107,6 @@ func last(t *testing.T, s *Store, series int) (v float64) {
 func TestCachesAreWrittenWhenTheyAreDue(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
 	endMonitor(s)
 	cache := engineOf(t, s, 1).Cache
 	if err := s.Shard(1).Free(); err != nil { // the shard was idle
@@ -154,7 +148,7 @@ func endMonitor(s *Store) {
 func TestShardThatIsBusyKeepsNoOtherWaiting(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := errors.Join(s.CreateShard("db", "rp", 1, true), s.CreateShard("db", "rp", 2, true)); err != nil {
+	if err := s.CreateShard("db", "rp", 2, true); err != nil {
 		t.Fatal(err)
 	}
 	endMonitor(s)

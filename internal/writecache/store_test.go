@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 )
 
+// mustOpen opens a store with shard 1.
 func mustOpen(t *testing.T) *Store {
 	t.Helper()
 	e := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
@@ -29,6 +30,9 @@ func mustOpen(t *testing.T) *Store {
 			t.Error(err)
 		}
 	})
+	if err := s.CreateShard("db", "rp", 1, true); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
@@ -89,9 +93,6 @@ func TestFirstWritesAtTheSameTimeAllStay(t *testing.T) {
 func TestWritesStayWhenTheShardIsFreed(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
 	const writers, writes = 4, 150
 	done, freed := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -133,9 +134,6 @@ func TestWritesStayWhenTheShardIsFreed(t *testing.T) {
 func TestColdShardIsFreed(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t)
-	if err := s.CreateShard("db", "rp", 1, true); err != nil {
-		t.Fatal(err)
-	}
 	if err := s.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{point(1, 1)}); err != nil {
 		t.Fatal(err)
 	}
