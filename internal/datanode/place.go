@@ -31,7 +31,8 @@ type place struct {
 	kept    chan struct{} // closed when keepPlace has ended
 	idle    *idleServer   // nil while the parts serve
 	base    int           // how much of Node.stop is not of the parts
-	asked   int           // how often in a row nobody confirmed the place
+	// unconfirmed is how many attempts in a row ended without anybody confirming the place.
+	unconfirmed int
 }
 
 // Refusal is why this node serves nothing; it is empty while it serves.
@@ -119,13 +120,13 @@ func (n *Node) confirm(ctx context.Context) (whois.Verdict, string) {
 		}
 	}
 	self := whois.Self{
-		Node: id, Identity: n.Meta.Identity(), Process: n.place.process, Attempts: n.place.asked,
+		Node: id, Identity: n.Meta.Identity(), Process: n.place.process, Attempts: n.place.unconfirmed,
 	}
 	verdict, reason := self.Confirm(ctx, whois.Recorded(st, id), members)
 	if verdict == whois.Unconfirmed {
-		n.place.asked++
+		n.place.unconfirmed++
 	} else {
-		n.place.asked = 0
+		n.place.unconfirmed = 0
 	}
 	// Nobody but the meta nodes could say more.
 	if _, member := st.DataNode(id); verdict == whois.Unconfirmed && member && others == 0 {
@@ -181,7 +182,7 @@ func (n *Node) keepPlace(ctx context.Context) {
 			continue
 		}
 		if serving {
-			n.place.asked = 0
+			n.place.unconfirmed = 0
 		}
 		verdict, reason := n.confirm(ctx)
 		if ctx.Err() != nil {

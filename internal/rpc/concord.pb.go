@@ -167,12 +167,13 @@ func (*SurveyRequest) Descriptor() ([]byte, []int) {
 }
 
 type SurveyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Server        []byte                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`   // the metadata of the server, as in its meta.db
-	Unknown       []*ShardMove           `protobuf:"bytes,2,rep,name=unknown,proto3" json:"unknown,omitempty"` // shards on disk that are not in it; to is 0
-	Bytes         uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`    // of all shards on disk
-	Member        bool                   `protobuf:"varint,4,opt,name=member,proto3" json:"member,omitempty"`  // it is a data node of another cluster: server is empty, unknown has all shards
-	Waiting       []string               `protobuf:"bytes,5,rep,name=waiting,proto3" json:"waiting,omitempty"` // queues of hinted handoff on disk that are not empty
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Server  []byte                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`   // the metadata of the server, as in its meta.db
+	Unknown []*ShardMove           `protobuf:"bytes,2,rep,name=unknown,proto3" json:"unknown,omitempty"` // shards on disk that are not in it; to is 0
+	Bytes   uint64                 `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`    // of all shards on disk
+	// The folders are of a data node of another cluster: server is empty, and unknown has all shards.
+	Member        bool     `protobuf:"varint,4,opt,name=member,proto3" json:"member,omitempty"`
+	Waiting       []string `protobuf:"bytes,5,rep,name=waiting,proto3" json:"waiting,omitempty"` // queues of hinted handoff on disk that are not empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
