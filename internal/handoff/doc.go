@@ -37,6 +37,9 @@
 //   - One queue alone, when it fails while others get on, or when its own files cannot be read (setback). Its pause
 //     doubles in the same way. Back ends it, unless the files are the reason.
 //
+// A node that was heard of may refuse for some moments what it takes later. The next pause is half a second then, or
+// retry-interval where that is shorter, and doubles from there.
+//
 // An error that Deliver wraps into a PermanentError drops the entry. Any other error is tried again for ever.
 //
 // # What is dropped

@@ -666,3 +666,66 @@ func TestNodeThatIsHeardOfIsTriedAtOnce(t *testing.T) {
 		return len(r.got["2/7"]) == 1
 	})
 }
+
+// A node may refuse what is kept for it, and send many writes itself.
+func TestNodeThatRefusesIsNotTriedWithEachOfItsMessages(t *testing.T) {
+	t.Parallel()
+	r := newAway()
+	var attempts []time.Time
+	deliver := func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+		r.set(func() { attempts = append(attempts, time.Now()) })
+		return r.deliver(ctx, node, shard, entries, behind)
+	}
+	cfg := testConfig(t.TempDir())
+	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour)
+	s := New(cfg, r.deps())
+	if err := s.Open(deliver); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	mustAppend(t, s, 2, 7, "x")
+	r.await(t, "it was tried again and again", func() bool {
+		go s.Heard(2)
+		return len(attempts) >= 3
+	})
+	if pause := attempts[2].Sub(attempts[1]); pause < backPause {
+		t.Errorf("it was tried again after %v", pause)
+	}
+}
+
+// A node that has just been heard may refuse for a moment what it takes later: all of it, or what is for one shard.
+func TestNodeThatIsBackIsTriedAgainSoon(t *testing.T) {
+	t.Parallel()
+	for name, others := range map[string][]string{"all": nil, "one shard": {"y"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newAway()
+			refuses := 1 // attempts of shard 7, once the node is back
+			deliver := func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
+				r.mu.Lock()
+				refused := r.away == nil && shard == 7 && refuses > 0
+				if refused {
+					refuses--
+				}
+				r.mu.Unlock()
+				if refused {
+					return 0, errors.New("not yet")
+				}
+				return r.deliver(ctx, node, shard, entries, behind)
+			}
+			cfg := testConfig(t.TempDir())
+			cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour)
+			s := New(cfg, r.deps())
+			if err := s.Open(deliver); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { s.Close() })
+			mustAppend(t, s, 2, 7, "x")
+			mustAppend(t, s, 2, 8, others...)
+			<-r.changed // the first attempt failed
+			r.back()
+			s.Back(2)
+			r.await(t, "all came", func() bool { return len(r.got["2/7"]) == 1 && len(r.got["2/8"]) == len(others) })
+		})
+	}
+}

@@ -47,7 +47,7 @@ func newNode(id uint64, s *Service) *node {
 // loop sends all queues of a node. When none of them gets on the node is away, and all pause; a queue that does not
 // get on while others do rests alone.
 func (n *node) loop(ctx context.Context) {
-	pause := time.Duration(n.s.cfg.RetryInterval)
+	var away rest
 	var rested <-chan time.Time
 	var standstill standstill
 	for {
@@ -65,7 +65,7 @@ func (n *node) loop(ctx context.Context) {
 				return
 			}
 			if err == nil || n.progress.Load() != before {
-				pause = time.Duration(n.s.cfg.RetryInterval)
+				away.recovered()
 				standstill.end(n)
 			}
 			if err == nil {
@@ -74,23 +74,35 @@ func (n *node) loop(ctx context.Context) {
 				}
 				break
 			}
+			if errors.Is(err, errNoMetadata) { // which says nothing of the node
+				away.recovered()
+			}
+			pause := away.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval))
 			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause),
 				zap.Error(err))
 			standstill.failed(n, err)
-			timer := time.NewTimer(pause)
-			select {
-			case <-ctx.Done():
-				timer.Stop()
+			if !n.pause(ctx, &away, pause) {
 				return
-			case <-n.heard:
-				timer.Stop()
-				pause = time.Duration(n.s.cfg.RetryInterval)
-				continue
-			case <-timer.C:
 			}
-			if !errors.Is(err, errNoMetadata) { // which says nothing of the node
-				pause = min(2*pause, time.Duration(n.s.cfg.RetryMaxInterval))
-			}
+		}
+	}
+}
+
+// pause returns when a node that took nothing is to be tried again, or false when ctx ended. A node that is heard of is
+// tried at once, but not with each of its messages: it may send many, and refuse what is kept for it.
+func (n *node) pause(ctx context.Context, away *rest, pause time.Duration) bool {
+	began := time.Now()
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-timer.C:
+			return true
+		case <-n.heard:
+			away.retry()
+			timer.Reset(min(pause, backPause) - time.Since(began))
 		}
 	}
 }
