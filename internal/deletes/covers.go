@@ -63,13 +63,15 @@ func (c *covering) covers(p models.Point) bool {
 		return false
 	}
 	name := string(p.Name())
-	if !c.coversName(name) {
-		return false
-	}
+	return c.coversName(name) && c.coversTags(name, p.Tags())
+}
+
+// coversTags reports whether the delete may remove points of a series, if it may remove some of its measurement.
+func (c *covering) coversTags(name string, tags models.Tags) bool {
 	if c.tags == nil {
 		return true
 	}
-	eval := influxql.ValuerEval{Valuer: tagValuer{p.Tags(), name}}
+	eval := influxql.ValuerEval{Valuer: tagValuer{tags, name}}
 	return eval.EvalBool(c.tags)
 }
 

@@ -34,10 +34,13 @@ func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		of := must(isAboutSeries(req))
 		want := map[string]int{}
 		for _, p := range mustPoints(t, strings.Join(lines, "\n")) {
 			if !c.covers(p) {
 				want[string(p.Name())]++
+			} else if !of(string(p.Name()), p.Tags()) {
+				t.Errorf("%s is not about the series %s", text, p.Key())
 			}
 		}
 		for _, bounded := range []bool{false, true} {
@@ -51,6 +54,25 @@ func TestCoveringIsWhatTheEngineDeletes(t *testing.T) {
 				if got := max(count(t, s, name), 0); got != want[name] {
 					t.Errorf("%s, bounded %v: %s has %d points, want %d", text, bounded, name, got, want[name])
 				}
+			}
+		}
+	}
+}
+
+// Writes to other series do not look for their points beside a delete.
+func TestSeriesThatADeleteIsAbout(t *testing.T) {
+	t.Parallel()
+	points := mustPoints(t, "cpu,host=a v=1 1\ncpu,host=b v=1 1\nmem,host=a v=1 1")
+	for text, want := range map[string][]bool{
+		"DELETE FROM cpu WHERE host = 'a' AND time < 0": {true, false, false},
+		"DELETE FROM rp.cpu WHERE time < 0":             {true, true, false},
+		"DELETE FROM rp./.*/ WHERE host = 'a'":          {true, false, true},
+		"DELETE WHERE host != 'a'":                      {false, true, false},
+	} {
+		of := must(isAboutSeries(&rpc.Delete{Kind: rpc.Delete_DELETE_SERIES, Database: db, Statement: text}))
+		for i, p := range points {
+			if got := of(string(p.Name()), p.Tags()); got != want[i] {
+				t.Errorf("%s is about %s: %v", text, p.Key(), got)
 			}
 		}
 	}

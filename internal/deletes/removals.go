@@ -10,6 +10,7 @@ import (
 
 	"concord/internal/order"
 	"concord/internal/rpc"
+	"concord/internal/writecache"
 )
 
 // removals are the deletes that ran on this node, or are about to. What is older than one of them is not written
@@ -176,6 +177,19 @@ func (o *databaseRemovals) keep(d *removal) {
 func isAbout(req *rpc.Delete) (of func(measurement string) bool, err error) {
 	names, err := namesOf(req)
 	return func(measurement string) bool { return names == nil || slices.Contains(names, measurement) }, err
+}
+
+// isAboutSeries returns what reports whether a delete may be about a series.
+func isAboutSeries(req *rpc.Delete) (writecache.About, error) {
+	about, err := isAbout(req)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newCovering(req, "") // its tags are those of every retention policy
+	if err != nil {
+		return nil, err
+	}
+	return func(name string, tags models.Tags) bool { return about(name) && c.coversTags(name, tags) }, nil
 }
 
 // namesOf are the measurements of a delete, nil when it may be of any.

@@ -299,7 +299,7 @@ func execute(store *tsdb.Store, r *rpc.Delete, keep func(flushed map[*tsdb.Shard
 		}
 		run = func() error { return store.DeleteSeries(r.Database, sources, influxql.CloneExpr(cond)) }
 	}
-	of, err := isAbout(r)
+	of, err := isAboutSeries(r)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package writecache
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,11 +17,14 @@ import (
 // deletes has a *databaseDeletes for each folder of a database.
 var deletes sync.Map
 
+// About reports whether a delete may be about a series.
+type About func(measurement string, tags models.Tags) bool
+
 // databaseDeletes are the deletes of a database.
 type databaseDeletes struct {
 	mu      sync.Mutex
 	begun   int
-	running map[int]func(measurement string) bool // what each is about, by its number: how many had begun before it
+	running map[int]About // what each is about, by its number: how many had begun before it
 }
 
 // deletesOf returns the deletes of the database whose folder is dir.
@@ -37,17 +41,17 @@ func deletesOfShard(sh *tsdb.Shard) *databaseDeletes {
 	return deletesOf(filepath.Dir(filepath.Dir(sh.Path())))
 }
 
-// BeforeDelete is to be called before the engine deletes points of some measurements, and ended after it. Points of
-// these that are written in between are looked for in the cache.
-func BeforeDelete(store *tsdb.Store, db string, of func(measurement string) bool) (ended func()) {
+// BeforeDelete is to be called before the engine deletes points of some series, and ended after it. Points of these
+// that are written in between are looked for in the cache.
+func BeforeDelete(store *tsdb.Store, db string, of About) (ended func()) {
 	return deletesOf(filepath.Join(store.Path(), db)).begin(of)
 }
 
-func (d *databaseDeletes) begin(of func(measurement string) bool) (end func()) {
+func (d *databaseDeletes) begin(of About) (end func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.running == nil {
-		d.running = make(map[int]func(string) bool)
+		d.running = make(map[int]About)
 	}
 	number := d.begun
 	d.running[number] = of
@@ -62,7 +66,7 @@ func (d *databaseDeletes) begin(of func(measurement string) bool) (end func()) {
 // moment says which deletes run at one time.
 type moment struct {
 	begun   int // how many have begun until then
-	running map[int]func(measurement string) bool
+	running map[int]About
 }
 
 func (d *databaseDeletes) now() moment {
@@ -71,9 +75,9 @@ func (d *databaseDeletes) now() moment {
 	return moment{d.begun, maps.Clone(d.running)}
 }
 
-// ran returns a function that reports whether a delete which ran between two moments is about a measurement. It is nil
-// when none ran. When a delete began and ended in between, it is true for all: what that one was about is not known.
-func ran(from, to moment) (of func(measurement string) bool) {
+// ran returns a function that reports whether a delete which ran between two moments is about a series. It is nil when
+// none ran. When a delete began and ended in between, it is true for all: what that one was about is not known.
+func ran(from, to moment) About {
 	all, unknown := slices.Collect(maps.Values(from.running)), to.begun-from.begun
 	for number, of := range to.running {
 		if number >= from.begun {
@@ -84,8 +88,8 @@ func ran(from, to moment) (of func(measurement string) bool) {
 	if len(all) == 0 && unknown == 0 {
 		return nil
 	}
-	return func(measurement string) bool {
-		return unknown > 0 || slices.ContainsFunc(all, func(of func(string) bool) bool { return of(measurement) })
+	return func(name string, tags models.Tags) bool {
+		return unknown > 0 || slices.ContainsFunc(all, func(of About) bool { return of(name, tags) })
 	}
 }
 
@@ -113,7 +117,9 @@ func (d *databaseDeletes) writeBeside(
 	default:
 		return err
 	}
-	points = slices.DeleteFunc(slices.Clone(points), func(p models.Point) bool { return !of(string(p.Name())) })
+	points = slices.DeleteFunc(slices.Clone(points), func(p models.Point) bool {
+		return !of(string(p.Name()), p.Tags())
+	})
 	for n := 1; ; n++ {
 		if points = missing(cache, points); len(points) == 0 {
 			return err
@@ -145,12 +151,13 @@ func missing(cache *tsm1.Cache, points []models.Point) []models.Point {
 	}
 	lacks := make(map[string]bool) // by series
 	for f, values := range wrote {
-		for _, v := range cache.Values(tsm1.SeriesFieldKeyBytes(f.series, f.name)) {
-			if is, ok := values[v.UnixNano()]; ok && is == v.Value() {
-				delete(values, v.UnixNano())
+		has := cache.Values(tsm1.SeriesFieldKeyBytes(f.series, f.name)) // in the order of time
+		for at, v := range values {
+			i, ok := slices.BinarySearchFunc(has, at, func(v tsm1.Value, at int64) int { return cmp.Compare(v.UnixNano(), at) })
+			if !ok || has[i].Value() != v {
+				lacks[f.series] = true
 			}
 		}
-		lacks[f.series] = lacks[f.series] || len(values) > 0
 	}
 	return slices.DeleteFunc(points, func(p models.Point) bool { return !lacks[string(p.Key())] })
 }

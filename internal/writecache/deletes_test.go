@@ -12,7 +12,7 @@ import (
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
 )
 
-func ofAll(string) bool { return true }
+func ofAll(string, models.Tags) bool { return true }
 
 // TestPointsThatAreWrittenBesideADeleteStay deletes the old value of a cache, as the engine does, while a newer one is
 // written. Of those that are written once, about one in 30,000 is lost.
@@ -158,11 +158,14 @@ func TestFieldsThatADeleteTookAreWrittenInTheirOrder(t *testing.T) {
 	}
 }
 
-// TestDeletesOfOtherMeasurementsDoNotCount has deletes that run before, during and after a write.
-func TestDeletesOfOtherMeasurementsDoNotCount(t *testing.T) {
+// TestDeletesOfOtherSeriesDoNotCount has deletes that run before, during and after a write.
+func TestDeletesOfOtherSeriesDoNotCount(t *testing.T) {
 	t.Parallel()
 	var d databaseDeletes
-	is := func(name string) func(string) bool { return func(m string) bool { return m == name } }
+	is := func(host string) About {
+		return func(_ string, t models.Tags) bool { return t.GetString("host") == host }
+	}
+	host := func(name string) models.Tags { return models.NewTags(map[string]string{"host": name}) }
 	d.begin(is("over"))()
 	before := d.now()
 	if ran(before, d.now()) != nil {
@@ -170,18 +173,18 @@ func TestDeletesOfOtherMeasurementsDoNotCount(t *testing.T) {
 	}
 	endA := d.begin(is("a"))
 	of := ran(before, d.now())
-	if !of("a") || of("b") {
-		t.Error("a delete that runs counts for another measurement")
+	if !of("m", host("a")) || of("m", host("b")) {
+		t.Error("a delete that runs counts for another series")
 	}
 	before = d.now()
 	endA()
 	endB := d.begin(is("b"))
 	defer endB()
-	if of := ran(before, d.now()); !of("a") || !of("b") || of("c") {
+	if of := ran(before, d.now()); !of("m", host("a")) || !of("m", host("b")) || of("m", host("c")) {
 		t.Error("not the two deletes count that ran")
 	}
 	d.begin(is("short"))()
-	if of := ran(before, d.now()); !of("c") {
+	if of := ran(before, d.now()); !of("m", host("c")) {
 		t.Error("of a delete that began and ended meanwhile it is not known what it was about")
 	}
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // mustOpen opens a store with shard 1.
-func mustOpen(t *testing.T) *Store {
+func mustOpen(t testing.TB) *Store {
 	t.Helper()
 	e := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
 	thresholds := Prepare(&e.EngineOptions)
