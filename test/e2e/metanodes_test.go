@@ -255,6 +255,17 @@ func (c *metaCluster) hangLeader(t *testing.T) {
 // hangFirst stops the process of the follower that data nodes ask first after a start.
 func (c *metaCluster) hangFirst(t *testing.T) {
 	first := c.Meta[0]
+	c.letFollow(t, first)
+	first.Signal(syscall.SIGSTOP)
+	c.use(t, soon)
+	c.restart(t, c.Data...)
+	c.use(t, soon)
+	first.Signal(syscall.SIGCONT)
+	c.use(t, soon)
+}
+
+// letFollow has another meta node lead than the first one.
+func (c *metaCluster) letFollow(t *testing.T, first *process.Node) {
 	for c.awaitLeader(t, c.Meta...) == first { // another one was late on a busy machine, and lost its place
 		first.Signal(syscall.SIGSTOP)
 		c.awaitLeader(t, c.metaBut(first)...)
@@ -264,17 +275,12 @@ func (c *metaCluster) hangFirst(t *testing.T) {
 			return ok && r.State == "follower" && r.Leader != ""
 		})
 	}
-	first.Signal(syscall.SIGSTOP)
-	c.use(t, soon)
-	c.restart(t, c.Data...)
-	c.use(t, soon)
-	first.Signal(syscall.SIGCONT)
-	c.use(t, soon)
 }
 
 // removeFollowed removes a follower while it is alive and all data nodes follow it, which have just started.
 func (c *metaCluster) removeFollowed(t *testing.T) {
 	gone := c.Meta[0]
+	c.letFollow(t, gone)
 	leader := c.awaitLeader(t, c.metaBut(gone)...)
 	c.restart(t, c.Data...)
 	if _, err := c.CtlAt(leader, "remove-meta", gone.HTTP); err != nil {

@@ -61,9 +61,11 @@ func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
 	}
 	hung := p.Data[2]
 	hung.Signal(syscall.SIGSTOP)
-	var rows [][]any
 	var warnings []string
-	process.Poll(20*time.Second, func() bool { // a process stops a moment after the signal
+	id := ""
+	// A process stops a moment after the signal, and on a busy machine another node may be late, too.
+	process.Poll(time.Minute, func() bool {
+		var rows [][]any
 		began := time.Now()
 		var err error
 		if rows, warnings, err = one.Ask(ctx, "", "SHOW QUERIES"); err != nil {
@@ -72,32 +74,28 @@ func TestQueriesOfOtherNodesAreKilled(t *testing.T) {
 		if took := time.Since(began); took > 20*time.Second {
 			t.Errorf("a node that hangs holds the answer up for %v", took)
 		}
-		return len(warnings) > 0
-	})
-	if len(warnings) != 1 || !strings.Contains(warnings[0], hung.TCP) {
-		t.Errorf("the warnings are %v", warnings)
-	}
-	id := ""
-	for _, r := range rows {
-		if len(r) == 8 && r[3] == "SHOW SERIES" && r[2] == asked.TCP {
-			id = fmt.Sprint(r[0])
+		for _, r := range rows {
+			if len(r) == 8 && r[3] == "SHOW SERIES" && r[2] == asked.TCP {
+				id = fmt.Sprint(r[0])
+			}
 		}
-	}
-	if id == "" {
-		t.Fatalf("SHOW QUERIES answers %v", rows)
+		return id != "" && len(warnings) == 1 && strings.Contains(warnings[0], hung.TCP)
+	})
+	if id == "" || len(warnings) != 1 || !strings.Contains(warnings[0], hung.TCP) {
+		t.Fatalf("the query has the ID %q, and the warnings are %v", id, warnings)
 	}
 	hung.Signal(syscall.SIGCONT)
-	if _, err := one.Query(ctx, "", `KILL QUERY `+id+` ON "`+asked.TCP+`"`); err != nil {
+	process.Poll(time.Minute, func() bool { // a busy node may answer too late
+		_, err = one.Query(ctx, "", `KILL QUERY `+id+` ON "`+asked.TCP+`"`)
+		return err == nil || !strings.Contains(err.Error(), "does not answer")
+	})
+	if err != nil && !strings.Contains(err.Error(), "has ended, or never was") { // it arrived the first time
 		t.Fatal(err)
 	}
-	killed := time.Now()
 	for _, n := range p.Data {
 		if !process.Poll(30*time.Second, func() bool { return queryBytes(t, n.HTTP) == 0 }) {
 			t.Fatalf("%s works on after the query was killed", n.Name)
 		}
-	}
-	if took := time.Since(killed); took > 20*time.Second { // a second, on a machine that is not busy
-		t.Errorf("the nodes work on for %v after the query was killed", took)
 	}
 }
 

@@ -10,11 +10,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -193,8 +195,18 @@ func (c *Cluster) Bin(name string) string { return filepath.Join(c.bin.dir, name
 // outgoing connections from, so that a node finds its own free after a restart.
 var ports = struct {
 	sync.Mutex
-	taken map[int]bool
-}{taken: make(map[int]bool)}
+	taken map[int]io.Closer // until the process ends; nil where another process cannot be told
+}{taken: make(map[int]io.Closer)}
+
+// claim tells other processes of tests that a port is taken, also while no node listens on it. It is false when it is
+// one of theirs.
+func claim(port int) (io.Closer, bool) {
+	if runtime.GOOS != "linux" {
+		return nil, true
+	}
+	ln, err := net.Listen("unix", fmt.Sprintf("@concord-test-port-%d", port)) // a name without a file
+	return ln, err == nil
+}
 
 // port returns a port that nobody listens on just now, on any loopback address.
 func (c *Cluster) port() string {
@@ -202,7 +214,7 @@ func (c *Cluster) port() string {
 	defer ports.Unlock()
 	for range 1000 {
 		p := 12000 + rand.IntN(18000)
-		if ports.taken[p] {
+		if _, taken := ports.taken[p]; taken {
 			continue
 		}
 		ln, err := net.Listen("tcp", fmt.Sprintf(":%d", p))
@@ -210,7 +222,11 @@ func (c *Cluster) port() string {
 			continue
 		}
 		ln.Close()
-		ports.taken[p] = true
+		claimed, ok := claim(p)
+		if !ok {
+			continue
+		}
+		ports.taken[p] = claimed
 		return fmt.Sprint(p)
 	}
 	c.t.Fatal("no free port")
@@ -440,7 +456,8 @@ func (c *Cluster) Ctl(args ...string) string {
 	var err error
 	Poll(time.Minute, func() bool { // on a busy machine there may be no leader for a moment; nothing was changed then
 		out, err = c.TryCtl(args...)
-		return err == nil || !strings.Contains(err.Error(), "have no leader at the moment")
+		return err == nil || !strings.Contains(err.Error(), "have no leader at the moment") &&
+			!strings.Contains(err.Error(), "does not answer: try again in a moment")
 	})
 	if err != nil {
 		c.t.Fatal(err)

@@ -37,7 +37,7 @@ func TestFullDiskHasNoSpaceUntilItsEnd(t *testing.T) {
 	filling.Add(1)
 	go func() {
 		defer filling.Done()
-		if err := d.fill(leave, 2*time.Second); err != nil {
+		if err := d.fill(leave, 5*time.Second); err != nil {
 			t.Error(err)
 		}
 	}()
@@ -50,7 +50,7 @@ func TestFullDiskHasNoSpaceUntilItsEnd(t *testing.T) {
 	}
 	os.Remove(filepath.Join(dir, "more"))
 	os.Remove(file) // what is given back is taken, too
-	if !Poll(time.Second, full) {
+	if !Poll(10*time.Second, full) {
 		t.Error("the disk is not filled again")
 	}
 	filling.Wait()
