@@ -194,7 +194,7 @@ func (s *Service) loop(ctx context.Context) {
 	}
 }
 
-// tick does what time asks for: holders that were removed or stay away, copies for which nothing waits any more, and
+// tick does what time asks for: holders that were removed or stay away, copies that are to be told again, and
 // what is to be stored.
 func (s *Service) tick() {
 	s.takeOverRemoved()
@@ -203,9 +203,9 @@ func (s *Service) tick() {
 		s.heardHalf()
 	}
 	s.mu.Lock()
-	arrived := s.records.takeArrived()
+	toTell := s.records.takeToTell()
 	s.mu.Unlock()
-	for _, id := range arrived {
+	for _, id := range toTell {
 		s.found(id)
 	}
 	s.saveUnsaved()

@@ -309,6 +309,11 @@ func TestCopyThatWasMadeAnewIsRemembered(t *testing.T) {
 	if err := errors.Join(s.GotUnversioned(id), s.GotUnversioned(unknown)); err != nil || s.LastUnversioned(id) != 6 {
 		t.Errorf("%v; an older clock takes back when the copy was made anew: %d", err, s.LastUnversioned(id))
 	}
+	s.Missed(id, "a write came late")
+	told := w.nodes[2].found[id]
+	if err := s.GotUnversioned(id); err != nil || w.nodes[2].found[id] != told {
+		t.Errorf("%v; a repair that brings points has its copy repaired anew", err)
+	}
 	if _, known := s.records.byShard[unknown]; known {
 		t.Error("a shard that was not looked at has a record: what was lost of it would not be noted any more")
 	}
@@ -341,6 +346,11 @@ func TestCopyThatLacksMoreIsNotWrittenAgain(t *testing.T) {
 	if once == before || s.Lacks(id).Kind != Missed {
 		t.Fatalf("what it lacks is not on disk: %+v", s.Lacks(id))
 	}
+	told := func() (n int) {
+		w.nodes[2].get(func() bool { n = w.nodes[2].found[id]; return true })
+		return n
+	}
+	first := told()
 	gens := []uint64{gen}
 	for range 3 {
 		s.Missed(id, "another write came late")
@@ -348,6 +358,11 @@ func TestCopyThatLacksMoreIsNotWrittenAgain(t *testing.T) {
 	}
 	if saves() != once {
 		t.Errorf("%d more saves for a copy that lacks writes already", saves()-once)
+	}
+	s.tick()
+	s.tick()
+	if n := told() - first; n < 1 || n > 2 { // once with a tick, of which one may have come in between
+		t.Errorf("it was told %d times for three more late writes", n)
 	}
 	for _, restarted := range []bool{false, true} {
 		if restarted {

@@ -27,13 +27,13 @@ type records struct {
 	byShard   map[uint64]record
 	lacking   shardSet // those that lack something
 	expecting shardSet // those of lacking for which writes wait as well: these come first
-	arrived   shardSet // those of lacking for which none wait any more: they can be repaired now
+	toTell    shardSet // those of lacking for which none wait any more, or which missed more: they are told again
 	gen       uint64   // the greatest Lack.Gen
 	missed    uint64   // the Lack.Gen that a whole copy got when it missed something; of the last such copy
 }
 
 func newRecords(byShard map[uint64]record) records {
-	r := records{byShard: byShard, lacking: make(shardSet), arrived: make(shardSet), gen: uint64(time.Now().UnixNano())}
+	r := records{byShard: byShard, lacking: make(shardSet), toTell: make(shardSet), gen: uint64(time.Now().UnixNano())}
 	for _, one := range byShard {
 		r.gen = max(r.gen, one.Gen)
 		if one.Lacks != "" {
@@ -108,17 +108,17 @@ func (r *records) expect(waiting shardSet) {
 		if waiting.has(id) {
 			expecting[id] = struct{}{}
 		} else if r.expecting.has(id) {
-			r.arrived[id] = struct{}{}
+			r.toTell[id] = struct{}{}
 		}
 	}
 	r.expecting = expecting
 }
 
-// takeArrived returns the copies that can be repaired now, once.
-func (r *records) takeArrived() []uint64 {
-	arrived := r.arrived.sorted()
-	clear(r.arrived)
-	return arrived
+// takeToTell returns the copies that are to be told again, once.
+func (r *records) takeToTell() []uint64 {
+	ids := r.toTell.sorted()
+	clear(r.toTell)
+	return ids
 }
 
 // removeAllBut forgets shards that are not live. It returns them. Those that are newer than the newest known shard
@@ -259,16 +259,14 @@ func (l *ledger) Discarded(id uint64) error {
 
 // Missed is called when this node's copy of a shard turns out to lack writes that nobody keeps for it.
 func (l *ledger) Missed(shard uint64, why string) {
-	if l.missedAgain(shard) {
-		l.found(shard)
-	} else {
+	if !l.missedAgain(shard) {
 		l.missed([]uint64{shard}, why)
 	}
 }
 
 // missedAgain reports whether it is on disk already that a copy lacks writes. Then the copy only gets another Lack.Gen,
-// in memory: a queue of old writes tells of the same copy with each message. After a start all copies that lack
-// something have another one, too.
+// in memory, and is told again with the next tick: a queue of old writes tells of the same copy with each message. After
+// a start all copies that lack something have another one, too.
 func (l *ledger) missedAgain(id uint64) bool {
 	l.saving.Lock()
 	defer l.saving.Unlock()
@@ -280,6 +278,7 @@ func (l *ledger) missedAgain(id uint64) bool {
 	}
 	l.records.renewGen(&r)
 	l.records.byShard[id] = r
+	l.records.toTell[id] = struct{}{}
 	return true
 }
 
@@ -345,7 +344,7 @@ func (l *ledger) update(fn func(set func(id uint64, r record))) error {
 		if _, again := before[id]; !again {
 			before[id] = old
 		}
-		if r.Lacks != "" {
+		if r.Lacks != "" && (r.Lacks != old.Lacks || r.Gen != old.Gen) {
 			if found = append(found, id); old.Lacks == "" {
 				news = append(news, id)
 			}

@@ -351,10 +351,11 @@ func (n *nodeQueues) purge(sq shardQueue) error {
 // setback lets a queue rest that cannot get on, for its files or its shard and not for its node. The others go on
 // meanwhile.
 func (n *nodeQueues) setback(sq shardQueue, err error) {
-	pause := sq.q.rest.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval))
-	say := n.s.log.Debug
 	var own *ownError
-	if errors.As(err, &own) && sq.q.rest.firstReport() {
+	file := errors.As(err, &own)
+	pause := sq.q.rest.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval), file)
+	say := n.s.log.Debug
+	if file && sq.q.rest.firstReport() {
 		say = n.s.log.Error
 	}
 	say("A hinted handoff queue does not get on, and is tried again: the others go on", zap.Uint64("node_id", n.id),

@@ -18,12 +18,12 @@ type rest struct {
 // for some moments what it takes later: it may have to hear from other nodes first.
 const backPause = 500 * time.Millisecond
 
-// setback begins a rest, and returns how long it is.
-func (r *rest) setback(least, most time.Duration) time.Duration {
+// setback begins a rest, and returns how long it is. file is for a fault of the queue's own files.
+func (r *rest) setback(least, most time.Duration, file bool) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	pause := least
-	if r.back {
+	if r.back && !file {
 		pause = min(least, backPause)
 	}
 	for range r.setbacks {

@@ -77,7 +77,8 @@ func (n *node) loop(ctx context.Context) {
 			if errors.Is(err, errNoMetadata) { // which says nothing of the node
 				away.recovered()
 			}
-			pause := away.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval))
+			pause := away.setback(time.Duration(n.s.cfg.RetryInterval), time.Duration(n.s.cfg.RetryMaxInterval),
+				false)
 			n.s.log.Debug("Hinted handoff pauses", zap.Uint64("node_id", n.id), zap.Duration("pause", pause),
 				zap.Error(err))
 			standstill.failed(n, err)

@@ -209,3 +209,20 @@ func TestShardThatFailsDoesNotHoldUpTheOthers(t *testing.T) {
 	mustAppend(t, s, 2, 8, "z")
 	r.await(t, "the next one came", func() bool { return len(r.got["2/8"]) == 2 })
 }
+
+// A node that is back does not make the faults of a queue's own files count sooner: those take two minutes.
+func TestPausesOfAQueueWhoseFilesCannotBeRead(t *testing.T) {
+	t.Parallel()
+	var r rest
+	r.retry() // the node is back
+	for i, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
+		if got := r.setback(time.Second, time.Minute, true); got != want {
+			t.Errorf("pause %d is %v, want %v", i+1, got, want)
+		}
+	}
+	var other rest
+	other.retry()
+	if got := other.setback(time.Second, time.Minute, false); got != backPause {
+		t.Errorf("the first pause of a node that is back is %v", got)
+	}
+}

@@ -29,7 +29,7 @@ type floors struct {
 	lacks       map[uint64]uint64 // by node some of whose copies lack something: what it said of them last
 	lackedSince time.Time         // a copy that was whole missed something last
 
-	follows atomic.Bool // the floor is no further behind the clock than behindFor
+	follows atomic.Bool // the floor is no further behind the clock than lateFor
 	failing bool        // it was logged that the journal cannot be kept; only forget uses it
 
 	forgetting sync.Mutex            // held while the journal forgets, and while a relayed write begins
@@ -149,6 +149,9 @@ func (f *floors) beginRelayed(v order.Version) (ended func(), ok bool) {
 const (
 	// When the floor is further behind the clock, the journal must outlive a power cut.
 	behindFor = 5 * time.Second
+	// When it is further behind, late writes may arrive. In a healthy cluster it is about two seconds behind. Repairs go
+	// past a node that is away for five seconds, and must know by then.
+	lateFor = 3 * time.Second
 	// While copies lack something, the journal forgets nothing: repairs ask it which value is newer. When no other
 	// copy missed anything for so long, those that still lack something cannot be repaired, and the journal would only
 	// grow.
@@ -183,8 +186,9 @@ func (f *floors) forget() {
 	}
 	f.forgot = max(f.forgot, kept)
 	f.Deletes.Forget(kept)
-	behind := f.Order.Clock.Now().Time().Sub(floor.Time()) > behindFor
-	f.follows.Store(!behind)
+	lag := f.Order.Clock.Now().Time().Sub(floor.Time())
+	behind := lag > behindFor
+	f.follows.Store(lag <= lateFor)
 	err := errors.Join(f.Order.Journal.SetFloor(kept), f.Order.Journal.SetDurable(behind))
 	news := (err != nil) != f.failing
 	f.failing = err != nil

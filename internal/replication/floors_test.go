@@ -89,6 +89,10 @@ func TestLateWritesMayArriveUntilAllNodesSaidThatNoneWill(t *testing.T) {
 	w.Order.Clock.Heard(order.AtTime(time.Now().Add(time.Minute)))
 	tell(time.Now())
 	late(true, "when it keeps writes for a minute")
+	// Repairs go past a node that is away for five seconds.
+	w.Order.Clock.Heard(order.AtTime(time.Now().Add(2 * time.Minute)))
+	tell(w.Order.Clock.Now().Time().Add(-4 * time.Second))
+	late(true, "when it keeps writes for four seconds")
 }
 
 // What waits for the node itself has the versions that it had when a delete came in between. Until it has arrived, the

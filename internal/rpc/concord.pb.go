@@ -3534,6 +3534,7 @@ type Block struct {
 	Field         []byte                 `protobuf:"bytes,2,opt,name=field,proto3" json:"field,omitempty"`
 	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`                  // one block in the engine's encoding; it carries its type
 	Versions      []uint64               `protobuf:"fixed64,4,rep,packed,name=versions,proto3" json:"versions,omitempty"` // of its points, 0 where that is not known; none when none is known
+	Assumed       bool                   `protobuf:"varint,5,opt,name=assumed,proto3" json:"assumed,omitempty"`           // some of versions are those of the values that the points replace: their own are not known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3594,6 +3595,13 @@ func (x *Block) GetVersions() []uint64 {
 		return x.Versions
 	}
 	return nil
+}
+
+func (x *Block) GetAssumed() bool {
+	if x != nil {
+		return x.Assumed
+	}
+	return false
 }
 
 type FetchRequest struct {
@@ -5330,12 +5338,13 @@ const file_concord_proto_rawDesc = "" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
 	"\x04type\x18\x03 \x01(\rR\x04type\x12\x10\n" +
 	"\x03min\x18\x04 \x01(\x03R\x03min\x12\x10\n" +
-	"\x03max\x18\x05 \x01(\x03R\x03max\"e\n" +
+	"\x03max\x18\x05 \x01(\x03R\x03max\"\x7f\n" +
 	"\x05Block\x12\x16\n" +
 	"\x06series\x18\x01 \x01(\fR\x06series\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\fR\x05field\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x1a\n" +
-	"\bversions\x18\x04 \x03(\x06R\bversions\"\x9b\x01\n" +
+	"\bversions\x18\x04 \x03(\x06R\bversions\x12\x18\n" +
+	"\aassumed\x18\x05 \x01(\bR\aassumed\"\x9b\x01\n" +
 	"\fFetchRequest\x12\x19\n" +
 	"\bshard_id\x18\x01 \x01(\x04R\ashardId\x12,\n" +
 	"\aregions\x18\x02 \x03(\v2\x12.concord.v1.RegionR\aregions\x12\x1f\n" +

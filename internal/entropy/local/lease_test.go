@@ -52,12 +52,14 @@ func TestPointsWithoutVersionsAreNotedWhileOlderWritesMayArrive(t *testing.T) {
 		name     string
 		writes   bool
 		versions []uint64
+		assumed  bool
 		want     int
 	}{
-		{"all writes have arrived", false, nil, 0},
-		{"no versions", true, nil, 1},
-		{"some versions", true, []uint64{7, 0}, 1},
-		{"all versions", true, []uint64{7, 8}, 0},
+		{"all writes have arrived", false, nil, false, 0},
+		{"no versions", true, nil, false, 1},
+		{"some versions", true, []uint64{7, 0}, false, 1},
+		{"versions of the values that are replaced", true, []uint64{7, 8}, true, 1},
+		{"all versions", true, []uint64{7, 8}, false, 0},
 	} {
 		store := mustStore(t)
 		if err := store.CreateShard(sh.Database, sh.RetentionPolicy, sh.ID, true); err != nil {
@@ -67,7 +69,7 @@ func TestPointsWithoutVersionsAreNotedWhileOlderWritesMayArrive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		block.Versions = tc.versions
+		block.Versions, block.Assumed = tc.versions, tc.assumed
 		deps, times := mustDeps(t, store), 0
 		deps.Shards, deps.FilePoints = versioned{store}, 1000
 		deps.Order, deps.Copies = &late{forgetful{100}, tc.writes}, refilled{times: &times}

@@ -365,7 +365,9 @@ func (l *Local) Apply(
 // mayRevert reports whether a write may still arrive that is older than some of these points. As their versions are not
 // known, it would replace them.
 func (l *Local) mayRevert(blocks []patch.Block) bool {
-	unversioned := func(b patch.Block) bool { return b.Versions == nil || slices.Contains(b.Versions, 0) }
+	unversioned := func(b patch.Block) bool {
+		return b.Versions == nil || b.Assumed || slices.Contains(b.Versions, 0)
+	}
 	return l.Order != nil && l.Order.LateWrites() && slices.ContainsFunc(blocks, unversioned)
 }
 

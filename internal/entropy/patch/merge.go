@@ -243,6 +243,7 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 				v = versions.replaced(i, best.UnixNano())
 			}
 			need[i].add(best, v)
+			need[i].assumed = need[i].assumed || v != version
 		}
 	}
 	for i, n := range need {
@@ -309,6 +310,7 @@ func differ(vs []owned) bool {
 type lacking struct {
 	values   tsm1.Values
 	versions []uint64 // by value; nil while none is known
+	assumed  bool     // as Block has it
 }
 
 func (l *lacking) add(v tsm1.Value, version uint64) {
@@ -329,7 +331,7 @@ func (l *lacking) blocks(series []byte, field string) (out []Block, err error) {
 			return nil, err
 		}
 		if l.versions != nil {
-			b.Versions = l.versions[from:to]
+			b.Versions, b.Assumed = l.versions[from:to], l.assumed
 		}
 		out = append(out, b)
 	}

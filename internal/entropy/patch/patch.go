@@ -20,6 +20,7 @@ type Block struct {
 	Field    string
 	Data     []byte
 	Versions []uint64
+	Assumed  bool // some of Versions are those of the values that the points replace: their own are not known
 }
 
 // Size is what the block costs on its way, about, in bytes.

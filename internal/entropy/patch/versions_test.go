@@ -85,6 +85,8 @@ func TestNewestValueWins(t *testing.T) {
 			}
 			if b := blocks[0]; len(b.Versions) != 1 || b.Versions[0] != want {
 				t.Errorf("owner %d gets the point with versions %v, not %d", i, b.Versions, want)
+			} else if b.Assumed != (chosen.Why != patch.WhyNewer) {
+				t.Errorf("owner %d gets the point with a version that is assumed: %v; why: %s", i, b.Assumed, chosen.Why)
 			}
 		}
 	})

@@ -235,6 +235,7 @@ func TestPointsRoundTripExactly(t *testing.T) {
 	for i := range 100 {
 		c.blocks = append(c.blocks, block(t, fmt.Sprintf("cpu,host=%d", i), 1+i*10))
 	}
+	c.blocks[0].Versions, c.blocks[0].Assumed = []uint64{math.MaxUint64}, true
 	rep, _, _, _ := mustServe(t, c, nil)
 	regions := []patch.Region{{Series: []byte("cpu"), Field: "value", Type: digest.String, Min: math.MinInt64, Max: math.MaxInt64}}
 	var got []patch.Block

@@ -106,7 +106,7 @@ func fromRegions(shard uint64, in []*rpc.Region) ([]patch.Region, error) {
 }
 
 func toBlock(b patch.Block) *rpc.Block {
-	return &rpc.Block{Series: b.Series, Field: []byte(b.Field), Data: b.Data, Versions: b.Versions}
+	return &rpc.Block{Series: b.Series, Field: []byte(b.Field), Data: b.Data, Versions: b.Versions, Assumed: b.Assumed}
 }
 
 func fromBlock(m *rpc.Block) (patch.Block, error) {
@@ -123,7 +123,7 @@ func fromBlock(m *rpc.Block) (patch.Block, error) {
 	if err := checkType(uint32(typ) + 1); err != nil {
 		return patch.Block{}, err
 	}
-	return patch.Block{Series: m.Series, Field: string(m.Field), Data: m.Data, Versions: m.Versions}, nil
+	return patch.Block{Series: m.Series, Field: string(m.Field), Data: m.Data, Versions: m.Versions, Assumed: m.Assumed}, nil
 }
 
 // maxReason bounds why a block is refused, in bytes.
