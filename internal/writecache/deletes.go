@@ -22,6 +22,7 @@ type About func(measurement string, tags models.Tags) bool
 
 // databaseDeletes are the deletes of a database.
 type databaseDeletes struct {
+	freeing sync.RWMutex // held for reading by deletes, and for writing while a cold shard is freed
 	mu      sync.Mutex
 	begun   int
 	running map[int]About // what each is about, by its number: how many had begun before it
@@ -43,8 +44,27 @@ func deletesOfShard(sh *tsdb.Shard) *databaseDeletes {
 
 // BeforeDelete is to be called before the engine deletes points of some series, and ended after it. Points of these
 // that are written in between are looked for in the cache.
+//
+// The engine's delete looks whether a cache is empty, and takes no lock for that. So all caches of the database are
+// allocated before, and none is freed until it ended.
 func BeforeDelete(store *tsdb.Store, db string, of About) (ended func()) {
-	return deletesOf(filepath.Join(store.Path(), db)).begin(of)
+	d := deletesOf(filepath.Join(store.Path(), db))
+	d.freeing.RLock()
+	for _, sh := range store.Shards(store.ShardIDs()) {
+		if sh.Database() != db {
+			continue
+		}
+		if engine, err := sh.Engine(); err == nil {
+			if e, ok := engine.(*tsm1.Engine); ok {
+				allocate(e.Cache)
+			}
+		}
+	}
+	end := d.begin(of)
+	return func() {
+		end()
+		d.freeing.RUnlock()
+	}
 }
 
 func (d *databaseDeletes) begin(of About) (end func()) {

@@ -10,6 +10,7 @@ import (
 	"github.com/influxdata/influxdb/models"
 	"github.com/influxdata/influxdb/tsdb"
 	"github.com/influxdata/influxdb/tsdb/engine/tsm1"
+	"github.com/influxdata/influxql"
 )
 
 func ofAll(string, models.Tags) bool { return true }
@@ -209,5 +210,38 @@ func TestPointsThatTheEngineRefusesAreNotWrittenAgain(t *testing.T) {
 	}
 	if points(t, s, 1, 1) != 1 || points(t, s, 1, 2) != 1 || points(t, s, 1, 3) != 0 {
 		t.Error("not the points are there that the engine takes")
+	}
+}
+
+// TestDeleteBesideTheFirstWriteOfAShard has deletes look at caches that are being allocated, and at ones that are being
+// freed. The race detector sees that. With the index inmem a delete looks at all shards that are not in files.
+func TestDeleteBesideTheFirstWriteOfAShard(t *testing.T) {
+	t.Parallel()
+	s := mustOpenWith(t, tsdb.InmemIndexName)
+	if err := s.WriteToShard(tsdb.WriteContext{}, 1, []models.Point{point(1, 1)}); err != nil {
+		t.Fatal(err)
+	}
+	for id := uint64(2); id < 30; id++ {
+		if err := s.CreateShard("db", "rp", id, true); err != nil {
+			t.Fatal(err)
+		}
+		var all sync.WaitGroup
+		all.Go(func() {
+			defer BeforeDelete(s.Store, "db", ofAll)()
+			m := &influxql.Measurement{Name: "m"}
+			if err := s.DeleteSeries("db", []influxql.Source{m}, influxql.MustParseExpr("time < 0")); err != nil {
+				t.Error(err)
+			}
+		})
+		if id%2 == 0 {
+			all.Go(func() { s.freeCold(s.Shard(id - 1)) })
+		}
+		if err := s.WriteToShard(tsdb.WriteContext{}, id, []models.Point{point(1, int64(id))}); err != nil {
+			t.Error(err)
+		}
+		all.Wait()
+		if n := points(t, s, id, 1); n != 1 {
+			t.Errorf("shard %d has %d points", id, n)
+		}
 	}
 }

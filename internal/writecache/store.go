@@ -201,6 +201,11 @@ func (s *Store) freeCold(sh *tsdb.Shard) {
 		return // it is written to
 	}
 	defer l.Unlock()
+	d := deletesOfShard(sh)
+	if !d.freeing.TryLock() {
+		return // a delete runs
+	}
+	defer d.freeing.Unlock()
 	if idle, _ := sh.IsIdle(); !idle {
 		return
 	}

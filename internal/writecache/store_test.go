@@ -18,7 +18,12 @@ import (
 // mustOpen opens a store with shard 1.
 func mustOpen(t testing.TB) *Store {
 	t.Helper()
-	e := enginetest.New(t.TempDir(), tsdb.TSI1IndexName)
+	return mustOpenWith(t, tsdb.TSI1IndexName)
+}
+
+func mustOpenWith(t testing.TB, index string) *Store {
+	t.Helper()
+	e := enginetest.New(t.TempDir(), index)
 	thresholds := Prepare(&e.EngineOptions)
 	if err := e.Open(); err != nil {
 		t.Fatal(err)
