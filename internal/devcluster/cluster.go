@@ -170,9 +170,9 @@ func (c *Cluster) StartData(i int) error {
 	free := c.configs[i].HTTPD.BindAddress
 	err := n.Open()
 	// The engine opens its own HTTP listener: a free port may be taken in between. While a node is stopped, a
-	// connection of another test may have one of its ports for a moment.
+	// connection or a cluster of another test may have one of its ports, until that test ends.
 	again := strings.HasSuffix(free, ":0") || c.links.ran(i)
-	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && again && time.Since(began) < 20*time.Second; {
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && again && time.Since(began) < portWait; {
 		time.Sleep(20 * time.Millisecond)
 		c.configs[i].HTTPD.BindAddress = free
 		n = c.newData(i)
@@ -191,6 +191,9 @@ func (c *Cluster) StartData(i int) error {
 	return nil
 }
 
+// portWait is how long a node waits for a port that others have.
+const portWait = 2 * time.Minute
+
 // unreached is a part of why a data node serves nothing while no other member has confirmed who it is.
 const unreached = "no other member reaches it"
 
@@ -204,7 +207,7 @@ func (c *Cluster) Extra(dir string) (*datanode.Node, error) {
 	}
 	n, err := start()
 	// A free port may be taken before the engine opens it, as in StartData.
-	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < 20*time.Second; {
+	for began := time.Now(); errors.Is(err, syscall.EADDRINUSE) && time.Since(began) < portWait; {
 		time.Sleep(20 * time.Millisecond)
 		n, err = start()
 	}

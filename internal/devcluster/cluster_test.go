@@ -103,8 +103,11 @@ func mustStatus(ctx context.Context, t *testing.T, c *devcluster.Cluster) (s api
 	return s, raw
 }
 
+// beginning is the day before that on which the tests began, also when they run past midnight.
+var beginning = time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1)
+
 // yesterday is a time whose shard group is the same all through a test.
-func yesterday() time.Time { return time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -1) }
+func yesterday() time.Time { return beginning }
 
 func lines(n int, from time.Time, step time.Duration) []byte {
 	var b []byte

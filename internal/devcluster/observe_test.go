@@ -195,8 +195,10 @@ func TestStatisticsCountWhatOtherNodesAsk(t *testing.T) {
 
 	owner := slices.IndexFunc(c.Data, func(n *datanode.Node) bool { return n.Meta.NodeID() == owners[0] })
 	from, to, id := c.Data[owner].TCPAddr(), c.Data[other].TCPAddr(), fmt.Sprint(c.Shards("db")[0].ID)
-	mustCtl(ctx, t, c, "copy-shard", from, to, id)
-	mustCtl(ctx, t, c, "remove-shard", to, id)
+	for _, args := range [][]string{{"copy-shard", from, to, id}, {"remove-shard", to, id}} {
+		// A check that found the owners between the parts of the write has the copy repaired, for a moment.
+		mustWait(ctx, t, c, args[0], func() bool { _, err := runCtl(ctx, c, args...); return err == nil })
+	}
 
 	sum := make(map[string]int64)
 	for i := range c.Data {

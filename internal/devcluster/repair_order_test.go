@@ -25,7 +25,6 @@ func TestRepairKeepsWhatWasWrittenLast(t *testing.T) {
 		cfg.HintedHandoff.Enabled = false
 		cfg.AntiEntropy.AutoRepairMissing = false
 		cfg.AntiEntropy.Settle = toml.Duration(time.Second)
-		cfg.Cluster.WriteTimeout = toml.Duration(5 * time.Second)
 	})
 	mustQuery(ctx, t, c, 0, "", "CREATE DATABASE d WITH REPLICATION 3")
 	write := func(node int, level string, at, v int) {

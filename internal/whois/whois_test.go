@@ -154,15 +154,28 @@ func TestLaterAttemptsTakeLonger(t *testing.T) {
 	}
 	for attempts, want := range map[int]time.Duration{0: 1, 1: 2, 2: 4, 3: 8, 100: 8} {
 		self := Self{Node: 2, Identity: "mine", Process: 7, Attempts: attempts}
-		if got, why := self.Confirm(t.Context(), own, []Member{looks}); got != Confirmed {
+		want *= time.Second
+		got, why := self.Confirm(t.Context(), own, []Member{looks})
+		for range 20 { // on a busy machine, much of the time may pass before the process is asked
+			if got == Confirmed && asked.within >= want/4 {
+				break
+			}
+			got, why = self.Confirm(t.Context(), own, []Member{looks})
+		}
+		if got != Confirmed {
 			t.Fatalf("%v, %s", got, why)
 		}
-		if want *= time.Second; asked.within > want || asked.within < want/4 {
+		if asked.within > want || asked.within < want/4 {
 			t.Errorf("after %d attempts the process has %v to answer, want at most %v and not much less", attempts, asked.within, want)
 		}
 	}
 	w := own
-	if w.Look(t.Context(), pool); w.Process != 7 || asked.within > lookTimeout || asked.within < lookTimeout/4 {
+	for range 20 {
+		if w.Look(t.Context(), pool); w.Process == 7 && asked.within >= lookTimeout/4 {
+			break
+		}
+	}
+	if w.Process != 7 || asked.within > lookTimeout || asked.within < lookTimeout/4 {
 		t.Errorf("process %d has %v to answer a member that knows of no limit", w.Process, asked.within)
 	}
 }
