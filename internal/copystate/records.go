@@ -265,8 +265,8 @@ func (l *ledger) Missed(shard uint64, why string) {
 }
 
 // missedAgain reports whether it is on disk already that a copy lacks writes. Then the copy only gets another Lack.Gen,
-// in memory, and is told again with the next tick: a queue of old writes tells of the same copy with each message. After
-// a start all copies that lack something have another one, too.
+// in memory, and is told again with the next tick: a queue of old writes tells of the same copy with each message.
+// After a start all copies that lack something have another one, too.
 func (l *ledger) missedAgain(id uint64) bool {
 	l.saving.Lock()
 	defer l.saving.Unlock()
