@@ -359,7 +359,7 @@ func (s *Service) Back(nodeID uint64) {
 	for _, sq := range n.all() {
 		sq.q.rest.retry()
 	}
-	notify(n.heard)
+	notify(n.back)
 	notify(n.wake)
 }
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -668,28 +669,32 @@ func TestNodeThatIsHeardOfIsTriedAtOnce(t *testing.T) {
 }
 
 // A node may refuse what is kept for it, and send many writes itself.
-func TestNodeThatRefusesIsNotTriedWithEachOfItsMessages(t *testing.T) {
+func TestPauseEndsWhenTheNodeIsBackOrHeardOf(t *testing.T) {
 	t.Parallel()
-	r := newAway()
-	var attempts []time.Time
-	deliver := func(ctx context.Context, node, shard uint64, entries, behind []Entry) (int, error) {
-		r.set(func() { attempts = append(attempts, time.Now()) })
-		return r.deliver(ctx, node, shard, entries, behind)
-	}
-	cfg := testConfig(t.TempDir())
-	cfg.RetryInterval, cfg.RetryMaxInterval = itoml.Duration(time.Hour), itoml.Duration(time.Hour)
-	s := New(cfg, r.deps())
-	if err := s.Open(deliver); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	mustAppend(t, s, 2, 7, "x")
-	r.await(t, "it was tried again and again", func() bool {
-		go s.Heard(2)
-		return len(attempts) >= 3
-	})
-	if pause := attempts[2].Sub(attempts[1]); pause < backPause {
-		t.Errorf("it was tried again after %v", pause)
+	back, heard := func(n *node) { notify(n.back) }, func(n *node) { notify(n.heard) }
+	for name, tc := range map[string]struct {
+		after  time.Duration // since the pause began
+		signal func(*node)
+		want   time.Duration // of the pause
+	}{
+		"nothing is heard":         {0, func(*node) {}, time.Hour},
+		"it is back at once":       {0, back, 0},
+		"it is back":               {time.Minute, back, time.Minute},
+		"it is heard of at once":   {0, heard, backPause},
+		"it is heard of":           {time.Minute, heard, time.Minute},
+		"heard of, then back":      {0, func(n *node) { heard(n); time.AfterFunc(1, func() { back(n) }) }, 1},
+		"it is heard of and again": {0, func(n *node) { heard(n); time.AfterFunc(1, func() { heard(n) }) }, backPause},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n, began := newNode(2, &Service{}), time.Now()
+				time.AfterFunc(tc.after, func() { tc.signal(n) })
+				if !n.pause(t.Context(), new(rest), time.Hour) || time.Since(began) != tc.want {
+					t.Errorf("it pauses for %v, want %v", time.Since(began), tc.want)
+				}
+			})
+		})
 	}
 }
 

@@ -27,7 +27,8 @@ func notify(signal chan<- struct{}) {
 type node struct {
 	nodeQueues
 	wake  chan struct{} // holds one signal: there is something to send
-	heard chan struct{} // holds one signal: the node may be back
+	heard chan struct{} // holds one signal: something came from the node, which may be back
+	back  chan struct{} // holds one signal: the node is back
 	limit *rate.Limiter // nil for none
 }
 
@@ -36,7 +37,7 @@ func newNode(id uint64, s *Service) *node {
 		nodeQueues: nodeQueues{
 			id: id, s: s, dir: filepath.Join(s.cfg.Dir, strconv.FormatUint(id, 10)), queues: make(map[uint64]*queue),
 		},
-		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), heard: make(chan struct{}, 1), back: make(chan struct{}, 1),
 	}
 	if r := int(s.cfg.RetryRateLimit); r > 0 {
 		n.limit = rate.NewLimiter(rate.Limit(r), max(r, int(s.cfg.BatchSize)))
@@ -89,8 +90,9 @@ func (n *node) loop(ctx context.Context) {
 	}
 }
 
-// pause returns when a node that took nothing is to be tried again, or false when ctx ended. A node that is heard of is
-// tried at once, but not with each of its messages: it may send many, and refuse what is kept for it.
+// pause returns when a node that took nothing is to be tried again, or false when ctx ended. A node that is back is
+// tried at once. One that is heard of is, too, but not with each of its messages: it may send many, and refuse what is
+// kept for it.
 func (n *node) pause(ctx context.Context, away *rest, pause time.Duration) bool {
 	began := time.Now()
 	timer := time.NewTimer(pause)
@@ -100,6 +102,9 @@ func (n *node) pause(ctx context.Context, away *rest, pause time.Duration) bool 
 		case <-ctx.Done():
 			return false
 		case <-timer.C:
+			return true
+		case <-n.back:
+			away.retry()
 			return true
 		case <-n.heard:
 			away.retry()
