@@ -33,8 +33,8 @@
 // Two things pause:
 //
 //   - All queues of a node, when none of them got on in a round: the node is away. The pause is retry-interval at
-//     first, and doubles with each round up to retry-max-interval. Back ends it, and so does Heard, which comes with each
-//     message of the node, once half a second has passed.
+//     first, and doubles with each round up to retry-max-interval. Back ends it. So does Heard, once half a second has
+//     passed, as it comes with each message of the node.
 //   - One queue alone, when it fails while others get on, or when its own files cannot be read (setback). Its pause
 //     doubles in the same way. Back ends it, unless the files are the reason.
 //
