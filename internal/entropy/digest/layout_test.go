@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math"
 	"math/bits"
 	"os"
@@ -455,11 +457,30 @@ func (s *arranged) register(t enginetest.T, p id) {
 func (s *arranged) file(t *rapid.T, m model) {
 	e := s.engine(t)
 	size := rapid.SampledFrom([]int{1, 2, 3, 7, 1000}).Draw(t, "block size")
-	path := filepath.Join(e.Path(),
-		tsm1.DefaultFormatFileName(e.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+	for try := 1; ; try++ {
+		path := filepath.Join(e.Path(),
+			tsm1.DefaultFormatFileName(e.FileStore.NextGeneration(), 1)+"."+tsm1.TSMFileExtension+"."+tsm1.TmpTSMFileExtension)
+		err := s.writeFile(t, path, m, size)
+		if err == nil {
+			err = e.FileStore.Replace(nil, []string{path})
+		}
+		if err == nil {
+			break
+		}
+		// The engine may be about to remove a file of this name: one that was in use when it was taken out of the shard,
+		// before the shard was opened anew.
+		if try == 10 || !errors.Is(err, fs.ErrExist) && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+	}
+	s.stamp.LastModified++
+}
+
+// writeFile writes points to a new file at path, up to size in a block.
+func (s *arranged) writeFile(t *rapid.T, path string, m model, size int) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	w, err := tsm1.NewTSMWriter(f)
 	if err != nil {
@@ -486,13 +507,7 @@ func (s *arranged) file(t *rapid.T, m model) {
 	if err := w.WriteIndex(); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.FileStore.Replace(nil, []string{path}); err != nil {
-		t.Fatal(err)
-	}
-	s.stamp.LastModified++
+	return w.Close()
 }
 
 const keyFieldSeparator = "#!~#"
