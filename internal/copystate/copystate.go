@@ -194,8 +194,8 @@ func (s *Service) loop(ctx context.Context) {
 	}
 }
 
-// tick does what time asks for: holders that were removed or stay away, copies that are to be told again, and
-// what is to be stored.
+// tick does what time asks for: holders that were removed or stay away, copies of which Events.Found is to be told
+// again, and what is to be stored.
 func (s *Service) tick() {
 	s.takeOverRemoved()
 	s.replaceAway()

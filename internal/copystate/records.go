@@ -27,7 +27,7 @@ type records struct {
 	byShard   map[uint64]record
 	lacking   shardSet // those that lack something
 	expecting shardSet // those of lacking for which writes wait as well: these come first
-	toTell    shardSet // those of lacking for which none wait any more, or which missed more: they are told again
+	toTell    shardSet // those of lacking for Events.Found: no writes wait for them any more, or they missed more
 	gen       uint64   // the greatest Lack.Gen
 	missed    uint64   // the Lack.Gen that a whole copy got when it missed something; of the last such copy
 }
@@ -114,7 +114,7 @@ func (r *records) expect(waiting shardSet) {
 	r.expecting = expecting
 }
 
-// takeToTell returns the copies that are to be told again, once.
+// takeToTell returns the copies that Events.Found is to be told of again, once.
 func (r *records) takeToTell() []uint64 {
 	ids := r.toTell.sorted()
 	clear(r.toTell)
@@ -265,8 +265,8 @@ func (l *ledger) Missed(shard uint64, why string) {
 }
 
 // missedAgain reports whether it is on disk already that a copy lacks writes. Then the copy only gets another Lack.Gen,
-// in memory, and is told again with the next tick: a queue of old writes tells of the same copy with each message.
-// After a start all copies that lack something have another one, too.
+// in memory, and Events.Found is told of it with the next tick: a queue of old writes tells of the same copy with each
+// message. After a start all copies that lack something have another one, too.
 func (l *ledger) missedAgain(id uint64) bool {
 	l.saving.Lock()
 	defer l.saving.Unlock()

@@ -20,7 +20,7 @@ const (
 	hoursLimit  = 60               // shard groups of a database
 	toldInFull  = 25               // violations
 	goodIn      = 1000             // answers, of which one may carry a warning while an owner of each shard is well
-	warnsAtOnce = 25               // answers that may always: readers that wait for the same node are warned together
+	warnsAtOnce = 25               // answers that may in any case: readers that wait for one node are warned together
 	calmTime    = 5 * time.Second  // two checks of every shard
 	quietLimit  = 40 * time.Second // the longest time without a good answer
 )

@@ -243,7 +243,7 @@ func (j Joined) Merge(versions *Versions) (m Merged, err error) {
 				v = versions.replaced(i, best.UnixNano())
 			}
 			need[i].add(best, v)
-			need[i].assumed = need[i].assumed || v != version
+			need[i].assumed = need[i].assumed || v != version // then v is that of the value that the owner has now
 		}
 	}
 	for i, n := range need {
